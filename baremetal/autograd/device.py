@@ -1,0 +1,95 @@
+"""The device: the one door for memory and for arithmetic.
+
+All arithmetic goes through `Device.launch(kernel, *arrays, **attributes)` and all memory through
+`Device.empty(shape, dtype)`. Because there is one door, the code of an operation can be *run*,
+*recorded*, *timed* or *charged to a modelled chip* without knowing which: whoever wants to see
+every launch puts a listener at the door.
+
+    device = Device()                       # native kernels
+    device = Device(kernels="reference")    # the same stack on the NumPy references, to compare
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from baremetal.autograd.memory import MemoryPool
+from baremetal.errors import BaremetalError
+from baremetal.kernels.elementwise import fill
+from baremetal.kernels.kernel import Kernel
+
+# A listener runs the launch itself, by calling its first argument: it can time it, or record it.
+Listener = Callable[[Callable[[], None], Kernel, tuple, dict[str, Any]], None]
+
+
+class Device:
+    """A place where arrays live and kernels run: this machine's CPU.
+
+    Args:
+        name: how it prints.
+        kernels: "native" runs the compiled kernels, "reference" their NumPy references.
+    """
+
+    def __init__(
+        self, name: str = "cpu", kernels: Literal["native", "reference"] = "native"
+    ) -> None:
+        if kernels not in ("native", "reference"):
+            raise BaremetalError(f"kernels={kernels!r}: choose 'native' or 'reference'")
+        self.name = name
+        self.kernels = kernels
+        self.memory = MemoryPool()
+        self.sequence = itertools.count()  # numbers the tape's nodes in the order of their making
+        self._listener: Listener | None = None
+
+    def __repr__(self) -> str:
+        return f"Device({self.name!r}, kernels={self.kernels!r})"
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """An uninitialised, C-contiguous array of this shape and dtype."""
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        return self.memory.empty(shape, np.dtype(dtype))
+
+    def full(self, shape: int | tuple[int, ...], value: float, dtype: Any = np.float32):
+        """An array filled with `value`."""
+        out = self.empty(shape, dtype)
+        self.launch(fill, out, value=value)
+        return out
+
+    def launch(self, kernel: Kernel, *arrays: Any, **attributes: Any) -> None:
+        """Run `kernel` on these arrays. Outputs are among the arguments; nothing is returned."""
+        if self._listener is None:
+            self._run(kernel, arrays, attributes)
+        else:
+            self._listener(
+                lambda: self._run(kernel, arrays, attributes), kernel, arrays, attributes
+            )
+
+    def _run(self, kernel: Kernel, arrays: tuple, attributes: dict[str, Any]) -> None:
+        if self.kernels == "native":
+            kernel.run(*arrays, **attributes)
+        else:
+            kernel.reference(*arrays, **attributes)
+
+    @contextlib.contextmanager
+    def listen(self, listener: Listener) -> Iterator[None]:
+        """While open, every launch goes to ``listener(run, kernel, arrays, attributes)``.
+
+        The listener calls ``run()`` to perform the launch. One listener at a time: a recording
+        inside a profile would record the profiler.
+        """
+        if self._listener is not None:
+            raise BaremetalError(
+                f"{self} is already being listened to (a profile or a recording is open): "
+                "close that one first"
+            )
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = None
+
+
+CPU = Device()  # where tensors live unless told otherwise

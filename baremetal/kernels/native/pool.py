@@ -1,0 +1,97 @@
+"""The one thread pool, and the one parallel loop that runs every kernel.
+
+Two pools that spin against each other (BLAS threads and numba threads) cost more than a factor
+of ten on two cores. So there is one: numba's. BLAS is called single-threaded from inside it
+(`blas.py`), and every kernel goes through the loop below, which splits the range of items into
+one contiguous chunk a thread:
+
+    items   0 ............................ n
+    chunk   [ thread 0 )[ thread 1 )[ ... )
+
+Contiguous chunks keep each thread on its own cache lines. A parallel loop costs a microsecond or
+two to start, so launches that touch few elements stay on the calling thread.
+
+numba's simplest threading layer (`workqueue`) aborts the process when two Python threads enter
+it at once, so there is a lock at the door.
+"""
+
+import threading
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+
+from baremetal.errors import BaremetalError
+from baremetal.kernels.native.compiler import cached_in_our_folder
+
+PARALLEL_FROM = 16_384  # elements: below this, starting threads costs more than it saves
+
+
+@intrinsic
+def _call(typing_context, address, lo, hi, args):
+    """Call machine code: ``((void (*)(int64, int64, int64 *)) address)(lo, hi, args)``."""
+
+    def generate(context, builder, signature, values):
+        word = ir.IntType(64)
+        function = ir.FunctionType(ir.VoidType(), [word, word, word.as_pointer()])
+        callee = builder.inttoptr(values[0], function.as_pointer())
+        block = builder.inttoptr(values[3], word.as_pointer())
+        builder.call(callee, [values[1], values[2], block])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+
+def _drive(address, block, items, chunks):
+    args = block.ctypes.data
+    if chunks == 1:
+        _call(address, 0, items, args)
+    else:
+        for chunk in prange(chunks):
+            _call(address, items * chunk // chunks, items * (chunk + 1) // chunks, args)
+
+
+class ThreadPool:
+    """How many threads run kernels, and the way in."""
+
+    def __init__(self) -> None:
+        self.threads = numba.get_num_threads()
+        self._lock = threading.Lock()
+        with cached_in_our_folder() as cache:
+            self._drive = njit(
+                "void(int64, int64[::1], int64, int64)",
+                parallel=True,
+                nogil=True,
+                error_model="numpy",
+                cache=cache,
+            )(_drive)
+
+    @property
+    def largest(self) -> int:
+        """The most threads this process can use: decided by numba when it starts."""
+        return numba.config.NUMBA_NUM_THREADS
+
+    def set_threads(self, threads: int) -> None:
+        """Use `threads` threads from now on. Raises BaremetalError outside 1..largest."""
+        if not 1 <= threads <= self.largest:
+            raise BaremetalError(
+                f"{threads} threads asked for, but this process can use 1 to {self.largest}: "
+                "choose a number in that range (NUMBA_NUM_THREADS, set before start, raises it)"
+            )
+        numba.set_num_threads(threads)
+        self.threads = threads
+
+    def run(self, address: int, block: np.ndarray, items: int, elements: int) -> None:
+        """Run a body over `items` items; `elements` is the work, for choosing serial or parallel.
+
+        The chunk count depends on sizes and on the thread count alone, so the same launch is
+        split the same way every time: same threads, same bits.
+        """
+        chunks = min(self.threads, items) if elements >= PARALLEL_FROM else 1
+        with self._lock:
+            self._drive(address, block, items, chunks)
+
+
+POOL = ThreadPool()

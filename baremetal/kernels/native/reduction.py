@@ -1,0 +1,5 @@
+"""Reductions, compiled."""
+
+
+def sum(x, out, *, axis):
+    return None
