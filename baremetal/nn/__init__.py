@@ -1,0 +1,29 @@
+"""Modules and models; the words are PyTorch's."""
+
+from baremetal.nn.attention import CausalSelfAttention
+from baremetal.nn.cache import KeyValueCache
+from baremetal.nn.gpt import GPT, Block, GPTConfig
+from baremetal.nn.language_model import LanguageModel, LanguageModelConfig
+from baremetal.nn.layers import Dropout, DropoutState, Embedding, LayerNorm, Linear, RMSNorm
+from baremetal.nn.mlp import MLP, SwiGLU
+from baremetal.nn.module import Module, StateError
+
+__all__ = [
+    "GPT",
+    "MLP",
+    "Block",
+    "CausalSelfAttention",
+    "Dropout",
+    "DropoutState",
+    "Embedding",
+    "GPTConfig",
+    "KeyValueCache",
+    "LanguageModel",
+    "LanguageModelConfig",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "RMSNorm",
+    "StateError",
+    "SwiGLU",
+]

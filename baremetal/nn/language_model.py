@@ -1,0 +1,98 @@
+"""What every language model here has in common: sizes, the loss, and counts of work.
+
+Loss. The mean over all tokens of -log p(next token), in nats; `ignore_index` targets do not count.
+
+Work. A matrix of N weights costs 2N FLOP per token forward and 4N backward, so a model of N
+parameters costs about 6N per token; attention adds 12 x layers x width x context (scores and
+mixing, forward and backward, counted without the causal half). J. Kaplan et al., "Scaling Laws
+for Neural Language Models", 2020, and the appendix of A. Chowdhery et al., "PaLM", 2022.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from baremetal.autograd import Tensor, ops
+from baremetal.errors import BaremetalError
+from baremetal.nn.cache import KeyValueCache
+from baremetal.nn.module import Module
+
+IGNORE_INDEX = -100  # PyTorch's customary "no target here"
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """The sizes that every language model has."""
+
+    vocab_size: int
+    """How many different tokens there are."""
+    context: int = 64
+    """The longest sequence, in tokens."""
+    layers: int = 4
+    """Number of blocks."""
+    heads: int = 4
+    """Attention heads; must divide the width."""
+    width: int = 128
+    """Size of each position's vector."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "layers", "heads", "width"):
+            if getattr(self, name) < 1:
+                raise BaremetalError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if self.width % self.heads:
+            below = self.width // self.heads * self.heads
+            raise BaremetalError(
+                f"width {self.width} is no multiple of {self.heads} heads: each head takes an "
+                f"equal slice; try width {below + self.heads}"
+            )
+
+
+class LanguageModel(Module):
+    """Base of the language models: `forward(tokens, cache)` gives logits (B, T, vocab_size)."""
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        self.config = config
+
+    @property
+    def kv_heads(self) -> int:
+        """Key-value heads per layer (fewer than `heads` with grouped queries)."""
+        return self.config.heads
+
+    def loss(
+        self, tokens: np.ndarray, targets: np.ndarray, total: np.ndarray | None = None
+    ) -> Tensor:
+        """Mean cross-entropy in nats per token, a scalar.
+
+        Args:
+            tokens: (B, T) int.
+            targets: (B, T) int, `IGNORE_INDEX` where nothing is to be predicted.
+            total: divide by this count of tokens instead of by this batch's own: with the count
+                of a whole large batch, the gradients of its parts add up to the large batch's.
+        """
+        logits = self(tokens)
+        return ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, total=total)
+
+    def new_cache(self, batch: int = 1) -> KeyValueCache:
+        """An empty key-value cache for generation."""
+        config = self.config
+        head_width = config.width // config.heads
+        return KeyValueCache(config.layers, batch, config.context, self.kv_heads, head_width)
+
+    def flops_per_token(self, context: int | None = None) -> int:
+        """Model FLOP of one training step per token: 6 N + 12 layers width context."""
+        config = self.config
+        context = config.context if context is None else context
+        return 6 * self.num_parameters() + 12 * config.layers * config.width * context
+
+    def check_tokens(self, tokens: np.ndarray, start: int = 0) -> None:
+        """Refuse sequences that do not fit the context."""
+        if tokens.ndim != 2:
+            raise BaremetalError(
+                f"tokens have shape {tokens.shape}, expected (batch, time): "
+                "for one sequence use tokens[None, :]"
+            )
+        if start + tokens.shape[1] > self.config.context:
+            raise BaremetalError(
+                f"{start + tokens.shape[1]} positions do not fit a context of "
+                f"{self.config.context}: shorten the sequence or build a longer-context model"
+            )
