@@ -267,7 +267,7 @@ def _planned_files(
                 f"tensors[{group!r}] is {type(arrays).__name__}, expected a dict of arrays"
             )
         files[group + TENSORS_SUFFIX] = stream_safetensors(arrays)
-    document = strict_json.dumps({"step": step, "state": dict(state)})
+    document = strict_json.dumps({"step": step, "state": dict(state)}, name="")
     files[STATE_NAME] = lambda file: file.write(document)
     return files
 

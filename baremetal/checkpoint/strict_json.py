@@ -30,10 +30,13 @@ _ARRAY_DTYPES = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16,
 _ARRAY_DTYPES |= {"bool", "float16", "float32", "float64"}
 
 
-def dumps(value: Any) -> bytes:
-    """`value` as UTF-8 JSON, indented for people. Raises CheckpointError naming the place."""
+def dumps(value: Any, name: str = "state") -> bytes:
+    """`value` as UTF-8 JSON, indented for people.
+
+    Raises CheckpointError naming the place as a path that begins with `name` (which may be "").
+    """
     try:
-        text = json.dumps(_encode(value, "state"), allow_nan=False, indent=1)
+        text = json.dumps(_encode(value, name), allow_nan=False, indent=1)
     except RecursionError as error:
         raise CheckpointError("state is nested too deeply, or contains itself") from error
     except ValueError as error:
@@ -60,13 +63,17 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, tuple):
         return {"$tuple": _encode(list(value), where)}
     if isinstance(value, dict):
-        return {_encode_key(k, where): _encode(v, f"{where}[{k!r}]") for k, v in value.items()}
+        return {_encode_key(k, where): _encode(v, _place(where, k)) for k, v in value.items()}
     if isinstance(value, np.ndarray) and value.dtype.name in _ARRAY_DTYPES:
         return {"$array": _encode_array(value, where)}
     raise CheckpointError(
         f"{where} is {type(value).__name__}, which JSON cannot hold: expected None, bool, int, "
         "float, str, list, tuple, dict or a small array of numbers; convert it first"
     )
+
+
+def _place(where: str, key: Any) -> str:
+    return f"{where}[{key!r}]" if where else str(key)
 
 
 def _encode_key(key: Any, where: str) -> str:
