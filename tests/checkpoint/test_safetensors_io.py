@@ -28,6 +28,26 @@ AS_BITS = [
 ]
 
 
+def library_knows(dtype: np.dtype) -> bool:
+    """Older releases of the library know fewer types than the format has today."""
+    header = {
+        "w": {"dtype": safetensors_io.CODES[dtype.name], "shape": [0], "data_offsets": [0, 0]}
+    }
+    try:
+        safetensors.deserialize(file_of(header, b""))
+    except safetensors.SafetensorError:
+        return False
+    return True
+
+
+def file_of(header: object, data: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+KNOWN_TO_THE_LIBRARY = [dtype for dtype in NAMED if library_knows(dtype)]
+
+
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     """Equal dtype, shape and bits: unlike ==, it tells -0.0 from 0.0 and compares NaN payloads."""
     return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
@@ -69,7 +89,7 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path_factory, tensors, met
         assert array.flags.c_contiguous
 
 
-@given(array=arrays(NAMED), metadata=metadata_dicts)
+@given(array=arrays(KNOWN_TO_THE_LIBRARY), metadata=metadata_dicts)
 def test_the_library_reads_what_we_write(array, metadata, tmp_path_factory):
     path = tmp_path_factory.mktemp("io") / "a.safetensors"
     write_safetensors(path, {"w": array, "other": np.arange(3)}, metadata)
@@ -81,7 +101,7 @@ def test_the_library_reads_what_we_write(array, metadata, tmp_path_factory):
         assert (file.metadata() or {}) == metadata
 
 
-@pytest.mark.parametrize("dtype", [d for d in NAMED if d.kind != "V" and "float8" not in d.name])
+@pytest.mark.parametrize("dtype", [d for d in KNOWN_TO_THE_LIBRARY if d.isbuiltin == 1])
 def test_we_read_what_the_library_writes(tmp_path, dtype):
     tensors = {
         "matrix": np.arange(6).reshape(2, 3).astype(dtype),
@@ -239,11 +259,6 @@ def test_missing_file_and_folder(tmp_path):
         read_safetensors(tmp_path / "none.safetensors")
     with pytest.raises(SafetensorsError, match="cannot read"):
         read_safetensors(tmp_path)
-
-
-def file_of(header: object, data: bytes) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
 
 
 def entry(dtype="F32", shape=(2,), offsets=(0, 8)):

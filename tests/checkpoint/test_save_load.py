@@ -2,14 +2,15 @@
 
 import contextlib
 import errno
+import json
 import os
-import pickle
 import shutil
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -99,11 +100,14 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
-def test_no_pickle(tmp_path):
+def test_every_file_is_safetensors_or_json_to_other_readers_too(tmp_path):
     path = save_checkpoint(tmp_path, 5, TENSORS, STATE)
     for file in path.iterdir():
-        with open(file, "rb") as stream, pytest.raises((pickle.UnpicklingError, ValueError)):
-            pickle.load(stream)
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+        else:
+            stored = {name for name, _ in safetensors.deserialize(file.read_bytes())}
+            assert stored == set(TENSORS[file.stem])
 
 
 def test_only_one_group(tmp_path):
@@ -154,10 +158,10 @@ def test_other_things_in_the_folder_are_left_alone(tmp_path):
         "step-0000000a",
         "step-000000007",
         ".tmp-mine",
-        "step-00000004",
     ]
-    for name in others[:-1]:
+    for name in others:
         (tmp_path / name).mkdir()
+    others.append("step-00000004")  # the name of a checkpoint, but a file
     (tmp_path / others[-1]).write_text("a file", encoding="utf-8")
     for step in (5, 6):
         save_checkpoint(tmp_path, step, {}, {}, keep=1)
@@ -328,10 +332,10 @@ def test_a_write_that_fails(previous, monkeypatch, code, message, bytes_before):
     assert written > bytes_before
 
 
-@pytest.mark.parametrize("call", ["mkdir", "fsync", "replace"])
+@pytest.mark.parametrize(("module", "call"), [(os, "mkdir"), (durable, "_sync"), (os, "replace")])
 @pytest.mark.parametrize(("code", "message"), REASONS)
-def test_a_system_call_that_fails(previous, monkeypatch, call, code, message):
-    monkeypatch.setattr(os, call, fail(code))
+def test_a_system_call_that_fails(previous, monkeypatch, module, call, code, message):
+    monkeypatch.setattr(module, call, fail(code))
     check_refused(previous, message)
 
 
@@ -372,14 +376,14 @@ def test_ctrl_c_in_the_middle_leaves_nothing(previous):
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(CheckpointError, match="cannot save checkpoint.*no earlier one"):
+        with pytest.raises(CheckpointError, match=r"cannot save checkpoint.*no earlier one"):
             save_checkpoint(folder, 1, {}, {})
 
 
 def test_a_marker_that_cannot_be_written(tmp_path, monkeypatch):
     path = save_checkpoint(tmp_path, 1, {}, {})
     monkeypatch.setattr(save, "write_atomically", fail(errno.ENOSPC))
-    with pytest.raises(CheckpointError, match="cannot mark .* as best: no space left") as caught:
+    with pytest.raises(CheckpointError, match=r"cannot mark .* as best: no space left") as caught:
         save_checkpoint(tmp_path, 2, {}, {}, best=True)
     assert caught.value.last_good == tmp_path / "step-00000002"  # it was saved all the same
     assert load_checkpoint(tmp_path).step == 2
@@ -401,11 +405,11 @@ def test_a_folder_that_cannot_be_listed_or_read(tmp_path, monkeypatch):
     path = save_checkpoint(tmp_path, 1, {}, {})
     with monkeypatch.context() as patch:
         patch.setattr(Path, "iterdir", fail(errno.EACCES))
-        with pytest.raises(CheckpointError, match="cannot list .*: permission denied"):
+        with pytest.raises(CheckpointError, match=r"cannot list .*: permission denied"):
             list_checkpoints(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", fail(errno.EACCES))
-        with pytest.raises(CheckpointError, match="cannot be read: manifest.json: permission"):
+        with pytest.raises(CheckpointError, match=r"cannot be read: manifest\.json: permission"):
             load_checkpoint(path)
 
 
