@@ -1,0 +1,56 @@
+"""Learning-rate schedules: pure functions of the step.
+
+    cosine   warm up linearly, then half a cosine down to `final`   (I. Loshchilov, F. Hutter, 2017)
+    linear   warm up, then a straight line down
+    wsd      warm up, stay, and go down only in the last part       (S. Hu et al., "MiniCPM", 2024)
+    constant warm up, stay
+
+Warm-up exists because Adam's averages are noise in the first steps.
+"""
+
+import math
+from typing import Literal, get_args
+
+from baremetal.errors import BaremetalError
+
+ScheduleName = Literal["cosine", "linear", "wsd", "constant"]
+DECAY_SHARE = 0.2  # the part of a warmup-stable-decay run that decays
+
+
+def learning_rate(
+    step: int,
+    *,
+    peak: float,
+    steps: int,
+    schedule: ScheduleName = "cosine",
+    warmup: int = 0,
+    final: float = 0.1,
+) -> float:
+    """The learning rate of step `step`, counted from 0.
+
+    Args:
+        peak: the largest rate.
+        steps: length of the run.
+        schedule: one of cosine, linear, wsd, constant.
+        warmup: steps of linear rise; the first step already has peak / warmup.
+        final: the last rate as a fraction of the peak, 0 to 1.
+    """
+    if schedule not in get_args(ScheduleName):
+        raise BaremetalError(
+            f"unknown schedule '{schedule}': choose one of {', '.join(get_args(ScheduleName))}"
+        )
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
+    return peak * (final + (1.0 - final) * _shape(schedule, progress))
+
+
+def _shape(schedule: str, progress: float) -> float:
+    """From 1 at progress 0 to 0 at progress 1 (except for constant)."""
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    if schedule == "linear":
+        return 1.0 - progress
+    if schedule == "wsd":
+        return min((1.0 - progress) / DECAY_SHARE, 1.0)
+    return 1.0
