@@ -1,0 +1,130 @@
+"""The house style of every picture: colours, sizes, a bare frame, and how a picture is saved.
+
+Pictures are drawn through `matplotlib.figure.Figure` itself. Nothing goes through pyplot, whose
+list of open figures, current axes and backend are global state: our pictures can be drawn in any
+thread, on a machine without a display, inside a notebook, and change nothing there.
+
+The palette is Okabe and Ito's, eight colours chosen to differ also for colour-blind eyes
+(M. Okabe, K. Ito, "Color Universal Design", 2002, https://jfly.uni-koeln.de/color/), ordered so
+that the first few are dark enough for thin lines on white.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from baremetal.errors import BaremetalError
+from baremetal.trace.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, YELLOW, BLACK = "#E69F00", "#56B4E9", "#F0E442", "#000000"
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW, BLACK)
+HATCHES = ("", "///", "...", "xxx")  # the second, third and fourth time round the palette
+
+INK, MUTED, FAINT = "#222222", "#666666", "#DDDDDD"
+WIDTH_IN = 8.0  # at 150 dots per inch, 1200 pixels: sharp at the width of a page of the docs
+DPI = 150
+TITLE_PT, LABEL_PT, SMALL_PT = 12, 10, 9
+
+
+def colour(number: int) -> str:
+    """The palette's colour for the number-th thing, starting over after eight."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def hatch(number: int) -> str:
+    """A pattern that tells apart things whose colours had to be used twice."""
+    return HATCHES[number // len(PALETTE) % len(HATCHES)]
+
+
+def ink_on(background: str) -> str:
+    """Black or white, whichever has more contrast on a `#rrggbb` background.
+
+    Relative luminance after WCAG 2.1, https://www.w3.org/TR/WCAG21/#dfn-relative-luminance; the
+    two contrasts are equal at a luminance of 0.179.
+    """
+    channels = [int(background[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if luminance > 0.179 else "#FFFFFF"
+
+
+def new_figure(height_in: float = 4.5, width_in: float = WIDTH_IN) -> tuple[Figure, Axes]:
+    """A white figure, laid out so that nothing is cut off, with one pair of dressed axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)  # measures text for us, needs no display
+    axes = figure.add_subplot()
+    dress(axes)
+    return figure, axes
+
+
+def figure_of(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def settle(axes: Axes) -> Any:
+    """Run the layout once, so that places in pixels are final; return the Agg renderer."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = figure_of(axes)
+    figure.draw_without_rendering()
+    assert isinstance(figure.canvas, FigureCanvasAgg)
+    return figure.canvas.get_renderer()
+
+
+def halo() -> list[Any]:
+    """A white rim around letters, for text that may cross a line."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.5, foreground="white")]
+
+
+def dress(axes: Axes) -> None:
+    """Frame only left and below, a faint grid behind the data, small ticks."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.set_axisbelow(True)
+    axes.grid(True, which="major", color=FAINT, linewidth=0.8)
+    axes.tick_params(labelsize=SMALL_PT, color=MUTED, labelcolor=INK)
+
+
+def caption(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Title flush left, as a headline; axis labels with their units."""
+    axes.set_title(title, loc="left", fontsize=TITLE_PT, fontweight="bold", color=INK)
+    axes.set_xlabel(x_label, fontsize=LABEL_PT, color=INK)
+    axes.set_ylabel(y_label, fontsize=LABEL_PT, color=INK)
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write the figure, whole or not at all, in the format its suffix names; return the path.
+
+    The same figure gives the same bytes, so a picture in version control changes only when its
+    data do. Raises BaremetalError for a suffix that is none of .png, .svg, .pdf.
+    """
+    import matplotlib
+
+    path = Path(path)
+    file_format = path.suffix.lower().lstrip(".")
+    if file_format not in ("png", "svg", "pdf"):
+        raise BaremetalError(
+            f"cannot draw to {path}: {path.suffix or 'no suffix'} is no picture format known "
+            "here; end the name in .png, .svg or .pdf"
+        )
+    undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    buffer = io.BytesIO()
+    # The only way to make SVG's element names repeatable is this setting; it is put back at once.
+    with matplotlib.rc_context({"svg.hashsalt": "baremetal"}):
+        figure.savefig(buffer, format=file_format, metadata=undated[file_format])
+    return write_atomically(path, buffer.getvalue())
