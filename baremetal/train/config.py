@@ -1,0 +1,205 @@
+"""Everything a training run can be told, in one flat frozen dataclass.
+
+The command line is made from it, a TOML file can fill it, and every run writes the one it used
+beside its results: `config.toml` in the run folder is enough to repeat the run.
+"""
+
+import dataclasses
+import json
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from baremetal.data.wording import did_you_mean
+from baremetal.errors import BaremetalError
+from baremetal.optim.rates import ScheduleName
+
+ModelName = Literal["gpt", "llama", "moe"]
+OptimizerName = Literal["adamw", "sgd", "muon"]
+SamplerName = Literal["random", "epoch"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run: data, model, optimiser, and what to write down.
+
+    Example: `baremetal train --data notes.txt --layers 2 --steps 500`
+    """
+
+    data: str = "pydoc"
+    """Corpus: 'pydoc' or 'stdlib' (they come with Python), or a UTF-8 text file or folder."""
+    tokenizer: str = "char"
+    """'char', 'byte', 'bpe:SIZE' (trained here) or the path of a tokenizer.json."""
+
+    model: ModelName = "gpt"
+    """Architecture: GPT-2's, Llama's, or a mixture of experts (Grok-1's shape)."""
+    layers: int = 4
+    """Number of blocks."""
+    heads: int = 4
+    """Attention heads; must divide the width."""
+    kv_heads: int = 0
+    """Key-value heads for llama and moe (grouped queries); 0 means as many as heads."""
+    width: int = 128
+    """Size of each position's vector."""
+    context: int = 64
+    """Tokens per sample (the block)."""
+    dropout: float = 0.0
+    """Probability of zeroing an activation while training (gpt only)."""
+    experts: int = 8
+    """Experts per block (moe only)."""
+    active_experts: int = 2
+    """Experts that each token visits (moe only)."""
+
+    steps: int = 2000
+    """Optimiser steps."""
+    batch: int = 12
+    """Samples per microbatch."""
+    accumulate: int = 1
+    """Microbatches per step; their gradients add up to that of one large batch."""
+    sampler: SamplerName = "random"
+    """Windows at random places, or shuffled without repetition."""
+    optimizer: OptimizerName = "adamw"
+    """Which update rule."""
+    learning_rate: float = 4e-3
+    """Peak learning rate."""
+    schedule: ScheduleName = "cosine"
+    """How the learning rate goes down after its peak."""
+    warmup: int = 100
+    """Steps of linear rise."""
+    final_rate: float = 0.1
+    """Last learning rate, as a fraction of the peak."""
+    weight_decay: float = 0.1
+    """Decay of matrices (vectors do not decay)."""
+    beta1: float = 0.9
+    """AdamW: decay rate of the average gradient (for sgd and muon: momentum)."""
+    beta2: float = 0.99
+    """AdamW: decay rate of the average squared gradient."""
+    clip: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    seed: int = 1337
+    """Names the initial weights, the order of the data and the dropout bits."""
+
+    eval_every: int = 250
+    """Steps between evaluations (there is one at the end in any case)."""
+    eval_batches: int = 40
+    """Batches per evaluation, spread evenly over the validation text."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints (there is one at the end in any case)."""
+    keep: int = 3
+    """How many checkpoints stay."""
+    sample_tokens: int = 400
+    """Length of the sample at the end; 0 for none."""
+
+    name: str = ""
+    """Name of the run; empty means data, model and a number."""
+    out: str = "runs"
+    """Folder that holds the run folders."""
+    threads: int = 0
+    """Threads for the kernels; 0 means all cores."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "width", "context", "batch", "accumulate", "keep"):
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("steps", "warmup", "sample_tokens", "threads", "kv_heads", "clip", "seed"):
+            _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("eval_every", "eval_batches", "checkpoint_every"):
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("beta1", "beta2", "dropout"):
+            _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "from 0 up to 1")
+        _require("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+        _require("final_rate", self.final_rate, 0 <= self.final_rate <= 1, "from 0 to 1")
+        if self.width % self.heads:
+            raise BaremetalError(
+                f"width {self.width} is no multiple of {self.heads} heads: each head takes an "
+                f"equal slice; try width {self.heads * (self.width // self.heads + 1)}"
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimiser step learns from."""
+        return self.batch * self.accumulate * self.context
+
+    def to_toml(self) -> str:
+        """This configuration as a TOML file, with each field's meaning beside it."""
+        notes = field_notes()
+        lines = []
+        for field in dataclasses.fields(self):
+            # JSON's strings, numbers and booleans are valid TOML.
+            value = json.dumps(getattr(self, field.name), ensure_ascii=False)
+            lines += [f"# {notes[field.name]}", f"{field.name} = {value}", ""]
+        return "\n".join(lines)
+
+
+def _require(name: str, value: Any, holds: bool, expected: str) -> None:
+    if not holds:
+        option = name.replace("_", "-")
+        raise BaremetalError(f"--{option} {value}: expected {expected}")
+
+
+def field_notes() -> dict[str, str]:
+    """The docstring under each field, by field name, read from the class's own source."""
+    import ast
+    import inspect
+
+    (definition,) = ast.parse(inspect.getsource(TrainConfig)).body
+    assert isinstance(definition, ast.ClassDef)
+    notes = {}
+    for statement, following in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+            assert isinstance(statement.target, ast.Name)
+            notes[statement.target.id] = ast.literal_eval(following.value)
+    return notes
+
+
+def config_from_mapping(values: Mapping[str, Any], origin: str) -> TrainConfig:
+    """A configuration from plain values, each checked against its field's type.
+
+    Raises:
+        BaremetalError: an unknown key or a wrong type, named with `origin`.
+    """
+    kinds = typing.get_type_hints(TrainConfig)
+    checked = {}
+    for key, value in values.items():
+        if key not in kinds:
+            raise BaremetalError(
+                f"{origin} has an unknown key '{key}': {did_you_mean(key, [*kinds])}"
+                "see 'baremetal train --help' for what there is"
+            )
+        checked[key] = _checked(key, value, kinds[key], origin)
+    return TrainConfig(**checked)
+
+
+def _checked(key: str, value: Any, kind: Any, origin: str) -> Any:
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise BaremetalError(f"{origin}: {key} = {value!r}: choose one of {', '.join(choices)}")
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise BaremetalError(
+            f"{origin}: {key} = {value!r} is of type {type(value).__name__}, expected "
+            f"{kind.__name__}"
+        )
+    return value
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """A configuration from a TOML file; keys that are left out keep their defaults.
+
+    Raises:
+        BaremetalError: unreadable, not TOML, unknown keys or wrong values, in one line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaremetalError(f"cannot read the configuration {path}: {error}") from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BaremetalError(f"{path} is not valid TOML: {error}") from None
+    return config_from_mapping(values, str(path))

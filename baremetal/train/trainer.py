@@ -1,0 +1,274 @@
+"""The training loop.
+
+One step:
+
+    for each microbatch:   loss = model.loss(inputs, targets);  loss.backward()
+    clip the gradient by its global norm, and close the gate if anything is not finite
+    update the weights
+
+and around it: the learning rate, evaluation, checkpoints, a stop in order. Everything the next
+step depends on is in the checkpoint (weights, optimiser, position in the data; the dropout bits
+and the learning rate are functions of the step), so a resumed run continues bit for bit.
+
+Gradient accumulation divides every microbatch's loss by the count of tokens in the whole step,
+not in the microbatch: the sum of the parts is then exactly the large batch's mean, also where
+some targets are ignored.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from baremetal.autograd import no_grad
+from baremetal.checkpoint import Checkpoint, save_checkpoint
+from baremetal.data import TextData, tokenizer_from_json
+from baremetal.errors import BaremetalError
+from baremetal.nn import DropoutState, LanguageModel
+from baremetal.nn.language_model import IGNORE_INDEX
+from baremetal.optim import Optimizer, learning_rate
+from baremetal.train.blame import find_first_non_finite
+from baremetal.train.build import build_data, build_model, build_optimizer
+from baremetal.train.config import TrainConfig
+from baremetal.train.run_folder import RunFolder
+
+
+class NonFiniteError(BaremetalError):
+    """The loss or the gradient became NaN or infinite; the weights were not touched."""
+
+
+@dataclass
+class StepReport:
+    """What one step came to.
+
+    Attributes:
+        step: steps done, this one included.
+        train_loss: mean loss of the step in nats per token, before the update.
+        learning_rate: the rate used.
+        gradient_norm: global norm before clipping.
+        time_s: duration of the step in seconds (evaluation and saving not counted).
+    """
+
+    step: int
+    train_loss: float
+    learning_rate: float
+    gradient_norm: float
+    time_s: float
+
+
+class Trainer:
+    """A run: model, optimiser, data and where they stand.
+
+    Args:
+        config: what to do.
+        run: where to write; None writes nothing (for benchmarks and tests).
+        model, data: built from the configuration unless given.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder | None = None,
+        *,
+        data: TextData | None = None,
+        model: LanguageModel | None = None,
+    ) -> None:
+        self.config = config
+        self.run_folder = run
+        self.data = build_data(config) if data is None else data
+        vocab_size = self.data.tokenizer.vocab_size
+        self.model = build_model(config, vocab_size) if model is None else model
+        self.optimizer: Optimizer = build_optimizer(config, self.model)
+        self.sampler = self.data.sampler(config.batch, config.seed, config.sampler)
+        self.step = 0
+        self.best_val_loss = math.inf
+        self._inputs = np.empty((config.batch, config.context), np.int64)
+        self._targets = np.empty_like(self._inputs)
+        self._total = np.zeros(1, np.float64)  # tokens that count in this step, for the loss
+
+    # ------------------------------------------------------------ one step
+
+    def train_step(self) -> StepReport:
+        """Do one step.
+
+        Raises:
+            NonFiniteError: with the step and the first layer where it appeared.
+        """
+        start = time.perf_counter()
+        config = self.config
+        rate = learning_rate(
+            self.step,
+            peak=config.learning_rate,
+            steps=config.steps,
+            schedule=config.schedule,
+            warmup=config.warmup,
+            final=config.final_rate,
+        )
+        self.optimizer.learning_rate = rate
+        self.optimizer.zero_grad()
+        first_sample = self.sampler.samples_seen
+        loss = self._accumulate()
+        self.optimizer.clip(config.clip, np.array([loss]))
+        if not self.optimizer.last_step_was_finite:
+            self._explain_non_finite(first_sample)
+        self.optimizer.step()
+        self.step += 1
+        return StepReport(
+            self.step, loss, rate, self.optimizer.gradient_norm, time.perf_counter() - start
+        )
+
+    def _accumulate(self) -> float:
+        """Forward and backward of all microbatches; returns the step's mean loss."""
+        self._total[0] = self.config.tokens_per_step
+        total_loss = 0.0
+        for part in range(self.config.accumulate):
+            self.sampler.next_batch(out=(self._inputs, self._targets))
+            self._set_dropout(part)
+            loss = self.model.loss(self._inputs, self._targets, total=self._total)
+            loss.backward()
+            total_loss += float(loss.item())
+        return total_loss
+
+    def _set_dropout(self, part: int) -> None:
+        state = getattr(self.model, "dropout_state", None)
+        if isinstance(state, DropoutState):
+            state.set(step=self.step, first_sample=part * self.config.batch)
+
+    def _explain_non_finite(self, first_sample: int) -> None:
+        """Run the step's microbatches again, one by one, to find the culprit; then give up."""
+        where = "but not when the step was repeated"
+        for part in range(self.config.accumulate):
+            number = first_sample // self.config.batch + part
+            inputs, targets = self.sampler.batch_at(number)
+            self._set_dropout(part)
+            with np.errstate(all="ignore"):
+                found = find_first_non_finite(
+                    self.model, lambda x=inputs, y=targets: self.model.loss(x, y)
+                )
+            if not found.startswith("in the global"):
+                where = found
+                break
+            where = found
+        raise NonFiniteError(
+            f"step {self.step + 1}: the loss or gradient is no longer finite; it first appeared "
+            f"{where}; the weights are untouched. {self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        from baremetal.checkpoint import latest_checkpoint
+
+        folder = None if self.run_folder is None else self.run_folder.checkpoints
+        last = None if folder is None or not folder.is_dir() else latest_checkpoint(folder)
+        advice = "Lower --learning-rate, or lengthen --warmup"
+        return f"The last good checkpoint is {last}. {advice}" if last else advice
+
+    # ------------------------------------------------------------ evaluation
+
+    def evaluate(self) -> float:
+        """Mean validation loss in nats per token over the same evenly spread batches."""
+        self.model.eval()
+        losses, counts = 0.0, 0
+        try:
+            with no_grad():
+                batches = self.data.evaluation_batches(self.config.batch, self._eval_batches())
+                for inputs, targets in batches:
+                    loss = self.model.loss(inputs, targets)
+                    counted = int((targets != IGNORE_INDEX).sum())
+                    losses += float(loss.item()) * counted
+                    counts += counted
+        finally:
+            self.model.train()
+        return losses / counts
+
+    def _eval_batches(self) -> int:
+        """As many batches as asked for, as far as the validation text reaches."""
+        windows = (len(self.data.validation) - 1) // self.config.context
+        return max(min(self.config.eval_batches, windows // self.config.batch), 1)
+
+    # ------------------------------------------------------------ the whole run
+
+    def fit(
+        self,
+        *,
+        on_step: Callable[[StepReport], None] = lambda report: None,
+        on_evaluation: Callable[[StepReport, float], None] = lambda report, loss: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train until the last step or until asked to stop; evaluates and saves on the way.
+
+        `on_step` and `on_evaluation` are told of each (for the bar and the metrics file).
+        """
+        while self.step < self.config.steps:
+            report = self.train_step()
+            last = self.step == self.config.steps
+            stopping = should_stop()
+            on_step(report)
+            improved = False
+            if last or self.step % self.config.eval_every == 0:
+                val_loss = self.evaluate()
+                improved = val_loss < self.best_val_loss
+                self.best_val_loss = min(val_loss, self.best_val_loss)
+                on_evaluation(report, val_loss)
+            if last or stopping or improved or self.step % self.config.checkpoint_every == 0:
+                self.save(best=improved)
+            if stopping:
+                return
+
+    # ------------------------------------------------------------ state
+
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint of this moment (if there is a run folder)."""
+        if self.run_folder is None:
+            return
+        save_checkpoint(
+            self.run_folder.checkpoints,
+            self.step,
+            tensors={"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()},
+            state=self.state(),
+            keep=self.config.keep,
+            best=best,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the tensors: configuration, sampler, tokenizer, best loss."""
+        from dataclasses import asdict
+
+        return {
+            "config": asdict(self.config),
+            "sampler": self.sampler.state_dict(),
+            "tokenizer": self.data.tokenizer.to_json(),
+            "corpus": self.data.corpus_fingerprint,
+            "best_val_loss": self.best_val_loss,
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint of this run, bit for bit.
+
+        Raises:
+            BaremetalError: it was saved from another text, shape or optimiser.
+        """
+        if checkpoint.state["corpus"] != self.data.corpus_fingerprint:
+            raise BaremetalError(
+                f"checkpoint {checkpoint.path} was trained on another text than "
+                f"'{self.data.corpus_name}' is now (the fingerprints differ): give the text it was "
+                "trained on, or start anew from its weights with --from"
+            )
+        self.model.load_state_dict(checkpoint.tensors["model"])
+        self.optimizer.load_state_dict(checkpoint.tensors["optimizer"])
+        self.sampler.load_state_dict(checkpoint.state["sampler"])
+        self.step = checkpoint.step
+        self.best_val_loss = checkpoint.state["best_val_loss"]
+
+
+def load_model(checkpoint: Checkpoint) -> tuple[LanguageModel, Any]:
+    """The model and the tokenizer of a checkpoint: all that sampling and fine-tuning need."""
+    from baremetal.train.config import config_from_mapping
+
+    config = config_from_mapping(checkpoint.state["config"], f"checkpoint {checkpoint.path}")
+    tokenizer = tokenizer_from_json(checkpoint.state["tokenizer"])
+    model = build_model(config, tokenizer.vocab_size)
+    model.load_state_dict(checkpoint.tensors["model"])
+    return model, tokenizer
