@@ -68,6 +68,7 @@ def run(lesson: Path, timeout_s: float = TIMEOUT_S) -> tuple[Any, float]:
             timeout_func=remaining_s,  # one budget for the whole lesson, not one for each cell
             kernel_name="python3",
             resources={"metadata": {"path": folder}},
+            extra_arguments=["--log-level=40"],  # else it warns of its local sockets at each start
         )
         with client.setup_kernel(env=environment(lesson)):
             for index, cell in enumerate(notebook.cells):

@@ -36,7 +36,7 @@ def test_the_lowest_versions_are_the_lower_bounds_of_the_project(root):
     bounds = dict(requirement.split(">=") for requirement in wanted)
     text = (root / ".github" / "constraints-lowest.txt").read_text(encoding="utf-8")
     pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", text, re.MULTILINE))
-    assert pins.keys() == bounds.keys()
+    assert pins.keys() >= bounds.keys()
     for name, bound in bounds.items():
         assert pins[name] == bound or pins[name].startswith(f"{bound}.")
 
