@@ -1,0 +1,97 @@
+"""Softmax: scores become probabilities.
+
+    softmax(x)_j = exp(x_j - m) / Σ_k exp(x_k - m)          m = max_k x_k
+
+Subtracting m changes nothing in exact arithmetic (it cancels) and everything in floating point:
+exp(89) overflows float32, while exp(x - m) is never above 1 and the sum never below 1. The
+logarithm of the same thing,
+
+    log_softmax(x)_j = (x_j - m) - log Σ_k exp(x_k - m),
+
+is not computed as log(softmax(x)): probabilities below 1e-45 have no logarithm any more.
+
+The gradients need only the *output* y, which is why an autograd tape keeps y and may forget x:
+
+    y = softmax(x):        dx = y ∘ (g - Σ_k g_k y_k)
+    y = log_softmax(x):    dx = g - exp(y) Σ_k g_k
+
+All kernels here work on the last axis. Shapes are written (..., width).
+"""
+
+import numpy as np
+
+from baremetal.kernels.cost import TRANSCENDENTAL, Cost, moved
+from baremetal.kernels.kernel import kernel
+
+
+@kernel
+def softmax(x: np.ndarray, out: np.ndarray) -> None:
+    """out = exp(x - max(x)) / sum(exp(x - max(x))) over the last axis; (..., width) both.
+
+    As in NumPy, a row that holds NaN or +inf, or nothing but -inf, gives NaN.
+    """
+    with np.errstate(invalid="ignore"):  # inf - inf: the NaN it gives is the answer
+        e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
+    out[...] = e / e.sum(axis=-1, keepdims=True)
+
+
+@softmax.costs
+def _(x, out) -> Cost:
+    return Cost((TRANSCENDENTAL + 4) * x.size, moved(x, out))  # max, subtract, exp, sum, divide
+
+
+@kernel
+def softmax_backward(y: np.ndarray, grad: np.ndarray, out: np.ndarray) -> None:
+    """out = y * (grad - sum(grad * y)) over the last axis, with y = softmax(x)."""
+    out[...] = y * (grad - (grad * y).sum(axis=-1, keepdims=True))
+
+
+@softmax_backward.costs
+def _(y, grad, out) -> Cost:
+    return Cost(4 * y.size, moved(y, grad, out))
+
+
+@kernel
+def log_softmax(x: np.ndarray, out: np.ndarray) -> None:
+    """out = (x - max(x)) - log(sum(exp(x - max(x)))) over the last axis; (..., width) both."""
+    with np.errstate(invalid="ignore"):
+        shifted = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
+    with np.errstate(divide="ignore"):  # an empty row has nothing to write the log of 0 to
+        out[...] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+@log_softmax.costs
+def _(x, out) -> Cost:
+    return Cost((TRANSCENDENTAL + 4) * x.size, moved(x, out))
+
+
+@kernel
+def log_softmax_backward(y: np.ndarray, grad: np.ndarray, out: np.ndarray) -> None:
+    """out = grad - exp(y) * sum(grad) over the last axis, with y = log_softmax(x)."""
+    out[...] = grad - np.exp(y) * grad.sum(axis=-1, keepdims=True)
+
+
+@log_softmax_backward.costs
+def _(y, grad, out) -> Cost:
+    return Cost((TRANSCENDENTAL + 3) * y.size, moved(y, grad, out))
+
+
+@kernel
+def masked_softmax(x: np.ndarray, mask: np.ndarray, out: np.ndarray) -> None:
+    """Softmax over the kept elements of each row; the others get probability 0.
+
+    x and out (..., width); mask is boolean, broadcastable to x, True = keep. A row of which
+    nothing is kept gives zeros (there is no distribution over nothing, and NaN would spread). The
+    gradient is `softmax_backward` as it stands, for y is 0 where the mask is False.
+    """
+    kept = np.where(mask, x, np.asarray(-np.inf, x.dtype))
+    peak = kept.max(axis=-1, keepdims=True, initial=-np.inf)
+    with np.errstate(invalid="ignore", over="ignore"):  # at what the mask drops, anything may be
+        e = np.where(mask, np.exp(x - peak), np.asarray(0, x.dtype))
+    nothing = ~np.any(np.broadcast_to(mask, x.shape), axis=-1, keepdims=True)
+    out[...] = e / np.where(nothing, np.asarray(1, x.dtype), e.sum(axis=-1, keepdims=True))
+
+
+@masked_softmax.costs
+def _(x, mask, out) -> Cost:
+    return Cost((TRANSCENDENTAL + 4) * x.size, moved(x, mask, out))
