@@ -78,31 +78,38 @@ def line_figure(
     style.caption(axes, title, x_label, y_label)
     axes.set_xscale("log" if log_x else "linear")
     axes.set_yscale("log" if log_y else "linear")
-    colours = {group: i for i, group in enumerate(dict.fromkeys(map(_group, lines)))}
+    numbers = {group: i for i, group in enumerate(dict.fromkeys(map(_group, lines)))}
     ends = []
     for line in lines:
         x, y = _drawable(line, log_x, log_y)
-        colour = style.colour(colours[_group(line)])
-        ends.append((line.label, _draw_line(axes, line, x, y, colour), colour))
+        number = numbers[_group(line)]
+        level = _draw_line(axes, line, x, y, number)
+        ends.append((line.label, level, style.as_ink(style.colour(number))))
     for label, level in (references or {}).items():
         axes.axhline(level, color=style.MUTED, linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
         ends.append((label, level, style.MUTED))
+    axes.margins(x=0.01)
     if y_range is not None:
         axes.set_ylim(*y_range)
+    for which, logarithmic in (("x", log_x), ("y", log_y)):
+        if logarithmic:
+            style.log_ticks(axes, which)
     _name_lines(axes, ends)
     return figure
 
 
 def running_mean(y: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the last `window` points up to each point; of fewer at the beginning.
+    """Mean over (window - 1) // 2 points on either side of each point. y: (n,) -> (n,).
 
-    y: (n,) -> (n,). It looks back only, so that the smoothed end is not ahead of the data.
+    Equally far both ways, or a falling curve would be drawn late. So the first point stands for
+    itself, as it must where a loss falls steeply; at the end, where it is flat and one wants to
+    read it, the window is cut off on the right only.
     """
-    window = max(1, min(window, len(y)))
+    here = np.arange(len(y))
+    reach = np.minimum(here, max(0, window - 1) // 2)
+    first, last = here - reach, np.minimum(here + reach, len(y) - 1)
     sums = np.concatenate([[0.0], np.cumsum(y, dtype=np.float64)])
-    upto = np.arange(1, len(y) + 1)
-    since = np.maximum(0, upto - window)
-    return (sums[upto] - sums[since]) / (upto - since)
+    return (sums[last + 1] - sums[first]) / (last + 1 - first)
 
 
 def _as_lines(series: Series) -> list[Line]:
@@ -139,9 +146,10 @@ def _drawable(line: Line, log_x: bool, log_y: bool) -> tuple[np.ndarray, np.ndar
     return x, np.where(good, y, np.nan)  # NaN leaves a gap in the line
 
 
-def _draw_line(axes: Axes, line: Line, x: np.ndarray, y: np.ndarray, colour: str) -> float:
-    """Draw one line and return the height at which it ends."""
-    dashes = "--" if line.dashed else "-"
+def _draw_line(axes: Axes, line: Line, x: np.ndarray, y: np.ndarray, number: int) -> float:
+    """Draw one line in the number-th colour and return the height at which it ends."""
+    colour = style.colour(number)
+    dashes = "--" if line.dashed else style.stroke(number)
     marker = "o" if line.markers or len(x) == 1 else None
     good = np.isfinite(y)
     if line.smooth > 1:

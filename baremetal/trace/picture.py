@@ -176,10 +176,13 @@ def _draw_flows(axes: Axes, trace: Trace, places: Mapping[int, float], unit_ps: 
     for flow in trace.flows:
         if id(flow.source) not in places or id(flow.target) not in places:
             continue  # one end is on a track that is not drawn
+        top, goal = places[id(flow.source)], places[id(flow.target)]
+        downwards = goal > top
+        # From edge to edge: across the gap between two bars, not across what is written in them.
         axes.annotate(
             "",
-            xy=(flow.arrival_ps / unit_ps, places[id(flow.target)] + 0.5),
-            xytext=(flow.source.end_ps / unit_ps, places[id(flow.source)] + 0.5),
+            xy=(flow.arrival_ps / unit_ps, goal + (0.06 if downwards else 0.94)),
+            xytext=(flow.source.end_ps / unit_ps, top + (0.94 if downwards else 0.06)),
             arrowprops={"arrowstyle": "-|>", "color": style.INK, "lw": 0.8, "shrinkA": 0,
                         "shrinkB": 0, "mutation_scale": 7},
             annotation_clip=True,

@@ -20,8 +20,11 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from baremetal.errors import BaremetalError
 from baremetal.trace import style
@@ -31,6 +34,8 @@ from baremetal.trace.units import format_rate, format_si
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 
 @dataclass(frozen=True)
@@ -94,19 +99,18 @@ def roofline_figure(
     axes.set_xscale("log")
     axes.set_yscale("log")
     _frame(axes, points, peak_flops, bandwidth_Bps)
-    written = _draw_roof(axes, peak_flops, bandwidth_Bps)
+    taken = _draw_roof(axes, peak_flops, bandwidth_Bps)
     axes.scatter(
         [p.intensity for p in points],
         [p.flops_per_s for p in points],
         s=36, color=style.BLUE, edgecolor="white", linewidth=0.8, zorder=3,
     )  # fmt: skip
-    renderer = style.settle(axes)
     if points:
         beside_points(
             axes,
             [(p.intensity, p.flops_per_s) for p in points],
             [p.label for p in points],
-            avoid=[text.get_window_extent(renderer) for text in written],
+            avoid=taken,
             fontsize=style.SMALL_PT,
             color=style.INK,
             path_effects=style.halo(),
@@ -136,36 +140,60 @@ def _frame(
                  + [p.flops_per_s / 3 for p in points])  # fmt: skip
     highest = max([peak_flops, *(p.flops_per_s for p in points)])
     axes.set_xlim(left, right)
-    axes.set_ylim(lowest, highest * 4)
+    axes.set_ylim(lowest, highest * 2.5)
+    style.log_ticks(axes, "x")
+    style.log_ticks(axes, "y")
 
 
-def _draw_roof(axes: Axes, peak_flops: float, bandwidth_Bps: float) -> list:
-    """The roof with its two limits written along it, and the ridge; returns the texts."""
+def _draw_roof(axes: Axes, peak_flops: float, bandwidth_Bps: float) -> list[Bbox]:
+    """The roof, its two limits written along it, and the ridge; returns the pixels they take."""
     ridge = ridge_intensity(peak_flops, bandwidth_Bps)
     left, right = axes.get_xlim()
-    roof = [attainable_flops(i, peak_flops, bandwidth_Bps) for i in (left, ridge, right)]
-    axes.plot([left, ridge, right], roof, color=style.VERMILION, linewidth=2.0, zorder=2)
+    corners = [(i, attainable_flops(i, peak_flops, bandwidth_Bps)) for i in (left, ridge, right)]
+    axes.plot(*zip(*corners, strict=True), color=style.VERMILION, linewidth=2.0, zorder=2)
+    foot = (ridge, axes.get_ylim()[0])
     axes.plot(
-        [ridge, ridge], [axes.get_ylim()[0], peak_flops],
+        *zip(foot, corners[1], strict=True),
         color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1,
     )  # fmt: skip
-    wording: dict[str, Any] = {
-        "fontsize": style.SMALL_PT,
-        "textcoords": "offset points",
-        "zorder": 4,
-    }
-    flat = axes.annotate(
-        f"peak {format_rate(peak_flops)}", (right, peak_flops), (-4, 5),
-        ha="right", va="bottom", color=style.VERMILION, **wording,
+
+    style.settle(axes)
+    pixels = axes.transData.transform(corners)
+    (x0, y0), (x1, y1) = pixels[0], pixels[1]
+    incline = math.degrees(math.atan2(y1 - y0, x1 - x0))  # on paper, of a slope of 1 in the data
+    red = style.as_ink(style.VERMILION)
+    # The frame leaves its outer sixths free of points: there the limits can be written.
+    texts = [
+        _write(axes, f"memory {format_rate(bandwidth_Bps, 'B/s')}", corners[0], (8, 12), red,
+               rotation=incline, rotation_mode="anchor"),
+        _write(axes, f"peak {format_rate(peak_flops)}", corners[2], (-4, 5), red, ha="right"),
+        _write(axes, f"ridge {format_si(ridge, 'FLOP/B')}", foot, (4, 4), style.MUTED),
+    ]  # fmt: skip
+    renderer = style.settle(axes)
+    return [text.get_window_extent(renderer) for text in texts] + _boxes_along(pixels)
+
+
+def _write(
+    axes: Axes,
+    text: str,
+    point: tuple[float, float],
+    offset_pt: tuple[float, float],
+    colour: str,
+    **options: Any,
+) -> Annotation:
+    return axes.annotate(
+        text, point, offset_pt, textcoords="offset points", color=colour,
+        fontsize=style.SMALL_PT, zorder=4, va="bottom", **options,
     )  # fmt: skip
-    middle = math.sqrt(left * ridge)
-    slope = axes.annotate(
-        f"memory {format_rate(bandwidth_Bps, 'B/s')}", (middle, middle * bandwidth_Bps), (-3, 3),
-        ha="center", va="bottom", rotation=45, rotation_mode="anchor",
-        transform_rotates_text=True, color=style.VERMILION, **wording,
-    )  # fmt: skip
-    foot = axes.annotate(
-        f"ridge {format_si(ridge, 'FLOP/B')}", (ridge, axes.get_ylim()[0]), (4, 4),
-        ha="left", va="bottom", color=style.MUTED, **wording,
-    )  # fmt: skip
-    return [flat, slope, foot]
+
+
+def _boxes_along(corners: np.ndarray, size: float = 6.0) -> list[Bbox]:
+    """Small squares strung along a bent line, (n, 2) in pixels: what a label should not cover."""
+    from matplotlib.transforms import Bbox
+
+    boxes = []
+    for start, end in pairwise(corners):
+        count = max(2, int(np.hypot(*(end - start)) / size))
+        for x, y in np.linspace(start, end, count):
+            boxes.append(Bbox.from_bounds(x - size / 2, y - size / 2, size, size))
+    return boxes

@@ -12,12 +12,14 @@ that the first few are dark enough for thin lines on white.
 from __future__ import annotations
 
 import io
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from baremetal.errors import BaremetalError
 from baremetal.trace.files import write_atomically
+from baremetal.trace.units import SI_PREFIXES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, YELLOW, BLACK = "#E69F00", "#56B4E9", "#F0E442", "#000000"
-PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW, BLACK)
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 HATCHES = ("", "///", "...", "xxx")  # the second, third and fourth time round the palette
+STROKES = ("-", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))  # the same for lines
 
 INK, MUTED, FAINT = "#222222", "#666666", "#DDDDDD"
 WIDTH_IN = 8.0  # at 150 dots per inch, 1200 pixels: sharp at the width of a page of the docs
@@ -44,16 +47,32 @@ def hatch(number: int) -> str:
     return HATCHES[number // len(PALETTE) % len(HATCHES)]
 
 
-def ink_on(background: str) -> str:
-    """Black or white, whichever has more contrast on a `#rrggbb` background.
+def stroke(number: int) -> Any:
+    """The same for lines: a matplotlib linestyle."""
+    return STROKES[number // len(PALETTE) % len(STROKES)]
 
-    Relative luminance after WCAG 2.1, https://www.w3.org/TR/WCAG21/#dfn-relative-luminance; the
-    two contrasts are equal at a luminance of 0.179.
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `#rrggbb`, 0 to 1 (WCAG 2.1, the contrast standard of the web).
+
+    https://www.w3.org/TR/WCAG21/#dfn-relative-luminance
     """
-    channels = [int(background[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#000000" if luminance > 0.179 else "#FFFFFF"
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def ink_on(background: str) -> str:
+    """Black or white, whichever has more contrast; they tie at a luminance of 0.179."""
+    return "#000000" if luminance(background) > 0.179 else "#FFFFFF"
+
+
+def as_ink(colour: str) -> str:
+    """The colour, darkened until text in it can be read on white (contrast 4.5, WCAG's AA)."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    while 1.05 / (luminance(f"#{red:02x}{green:02x}{blue:02x}") + 0.05) < 4.5:
+        red, green, blue = (channel * 19 // 20 for channel in (red, green, blue))
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def new_figure(height_in: float = 4.5, width_in: float = WIDTH_IN) -> tuple[Figure, Axes]:
@@ -98,6 +117,30 @@ def dress(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.grid(True, which="major", color=FAINT, linewidth=0.8)
     axes.tick_params(labelsize=SMALL_PT, color=MUTED, labelcolor=INK)
+
+
+def log_ticks(axes: Axes, which: str) -> None:
+    """Ticks of a logarithmic axis ("x" or "y") as 10 M, 100 M, 1 G; the more, the less it spans.
+
+    To be called when the limits are final.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    decades = math.log10(high / low)
+    steps = (1.0,) if decades >= 2 else (1, 2, 5) if decades >= 1 else (1, 1.5, 2, 3, 4, 5, 7)
+    axis.set_major_locator(LogLocator(base=10, subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def tick_text(value: float) -> str:
+    """1000000 is "1 M", 1500 is "1.5 k", 0.01 is "0.01": as short as the number allows."""
+    if 1e-3 <= value < 1e3 or not 1e-12 <= value < 1e21:
+        return f"{value:g}"
+    power = math.floor(math.log10(value) + 1e-9) // 3
+    return f"{value / 1000.0**power:g} {SI_PREFIXES[power]}"
 
 
 def caption(axes: Axes, title: str, x_label: str, y_label: str) -> None:

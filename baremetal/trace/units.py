@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-_SI_PREFIXES = dict(enumerate(["p", "n", "u", "m", "", "k", "M", "G", "T", "P", "E"], start=-4))
+SI_PREFIXES = dict(enumerate(["p", "n", "u", "m", "", "k", "M", "G", "T", "P", "E"], start=-4))
 _BINARY_PREFIXES = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
 MISSING = "-"  # what stands where a value is None
 
@@ -26,8 +26,8 @@ def format_si(value: float | None, unit: str) -> str:
     # Round first: 999.6 has to become 1.00 k, not 1000.
     rounded = float(f"{value:.2e}")
     power = math.floor(math.log10(abs(rounded)) + 1e-12) // 3
-    power = min(max(power, min(_SI_PREFIXES)), max(_SI_PREFIXES))
-    return f"{_three_digits(rounded / 1000.0**power)} {_SI_PREFIXES[power]}{unit}"
+    power = min(max(power, min(SI_PREFIXES)), max(SI_PREFIXES))
+    return f"{_three_digits(rounded / 1000.0**power)} {SI_PREFIXES[power]}{unit}"
 
 
 def _three_digits(value: float) -> str:
