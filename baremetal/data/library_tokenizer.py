@@ -114,8 +114,7 @@ class LibraryTokenizer(Tokenizer):
         return self._tokenizer.decode(self._checked(ids).tolist(), skip_special_tokens=False)
 
     def to_json(self) -> dict[str, Any]:
-        pipeline = json.loads(self._tokenizer.to_str())
-        return {"kind": self.kind, "name": self.name, "tokenizer": pipeline}
+        return {"kind": self.kind, "name": self.name, "tokenizer": self._pipeline}
 
     @classmethod
     def from_json(cls, description: dict[str, Any]) -> "LibraryTokenizer":
@@ -124,47 +123,40 @@ class LibraryTokenizer(Tokenizer):
 
     def _first_unknown(self, text: str, encoding: Any, ids: NDArray[Any]) -> int | None:
         """The position of the first character that became `[UNK]` or nothing at all."""
+        if self._is_byte_level:
+            return None  # every byte has an id, so there is nothing to look for
         if self._unknown_id is not None:
             unknown = np.flatnonzero(ids == self._unknown_id)
             return self._culprit(text, *encoding.offsets[unknown[0]]) if unknown.size else None
-        if self._may_drop_characters:
-            return _first_uncovered(text, encoding.offsets)
-        return None
+        if self._pipeline["normalizer"]:
+            return None  # a normaliser may drop characters on purpose, such as control codes
+        # Offsets do not tell: after a dropped character the library's own are shifted.
+        lost = [c for c in set(text) if not (c.isspace() or self._encode_alone(c))]
+        return min((text.index(c) for c in lost), default=None)
 
     def _culprit(self, text: str, start: int, end: int) -> int:
         """Which character of the unknown word `text[start:end]` is the unknown one."""
         for place in range(start, end):
-            alone = self._tokenizer.encode(text[place], add_special_tokens=False)
-            if self._unknown_id in alone.ids:
+            if self._unknown_id in self._encode_alone(text[place]):
                 return place
         return start
 
+    def _encode_alone(self, character: str) -> list[int]:
+        return self._tokenizer.encode(character, add_special_tokens=False).ids
+
+    @cached_property
+    def _pipeline(self) -> dict[str, Any]:
+        return json.loads(self._tokenizer.to_str())
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return "ByteLevel" in json.dumps(self._pipeline["pre_tokenizer"])
+
     @cached_property
     def _unknown_id(self) -> int | None:
-        model = self.to_json()["tokenizer"]["model"]
+        model = self._pipeline["model"]
         # Unigram models give the id itself, the others the token.
         if model.get("unk_id") is not None:
             return model["unk_id"]
         token = model.get("unk_token")
         return None if token is None else self._tokenizer.token_to_id(token)
-
-    @cached_property
-    def _may_drop_characters(self) -> bool:
-        pipeline = self.to_json()["tokenizer"]
-        # Byte-level pipelines know every byte; a normaliser may drop characters on purpose.
-        return (
-            "ByteLevel" not in json.dumps(pipeline["pre_tokenizer"]) and not pipeline["normalizer"]
-        )
-
-
-def _first_uncovered(text: str, offsets: list[tuple[int, int]]) -> int | None:
-    """The first character, other than white space, that belongs to no token."""
-    steps = np.zeros(len(text) + 1, dtype=np.int64)
-    if offsets:
-        starts, ends = np.array(offsets, dtype=np.int64).T
-        np.add.at(steps, starts, 1)
-        np.add.at(steps, ends, -1)
-    for place in np.flatnonzero(steps[:-1].cumsum() == 0):
-        if not text[place].isspace():
-            return int(place)
-    return None

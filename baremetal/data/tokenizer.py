@@ -8,7 +8,7 @@ and numbers them; the four here differ only in what a piece is:
 | `CharTokenizer`    | one character               | those of the corpus | about 1         |
 | `ByteTokenizer`    | one byte of UTF-8           | 256                 | exactly 1       |
 | `BPETokenizer`     | a frequent string of bytes  | as many as you say  | 2 to 4          |
-| `LibraryTokenizer` | what a `tokenizer.json` says | GPT-2's: 50,257     | about 4         |
+| `LibraryTokenizer` | what a `tokenizer.json` says | GPT-2: 50,257       | see the file    |
 
 A loss per token cannot be compared between them: a longer piece is harder to guess. Divided by
 the text that a token stands for, it can. With a mean loss of L nats per token,
