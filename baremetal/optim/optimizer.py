@@ -77,7 +77,7 @@ class Optimizer:
         self.moments = {name: self.arena.like() for name in self.moment_names}
         self.scalars = device.full(kernels.SCALARS, 0.0, np.float64)
         self.scalars[kernels.CLIP_FACTOR] = 1.0
-        self.scalars[kernels.UPDATE_GATE] = 1.0
+        self.scalars[kernels.GATE] = 1.0
         self.scalars[kernels.LOSS_SCALE] = 1.0
         self.learning_rate = learning_rate
         self._square_sum = device.full(1, 0.0, np.float64)
@@ -115,7 +115,7 @@ class Optimizer:
     @property
     def last_step_was_finite(self) -> bool:
         """False when the last `clip` met a non-finite loss or norm and closed the gate."""
-        return bool(self.scalars[kernels.UPDATE_GATE] == 1.0)
+        return bool(self.scalars[kernels.GATE] == 1.0)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -1,0 +1,37 @@
+"""What machine a figure was measured on: processor, threads, and the BLAS that was in use."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def processor_name() -> str:
+    """The processor's name as its maker writes it, where the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows do not say
+        return os.cpu_count() or 1
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, system, Python, and every BLAS with its core type."""
+    from baremetal.kernels.native.blas import blas_report
+
+    return {
+        "processor": processor_name(),
+        "cores": usable_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "blas": blas_report(),
+    }

@@ -1,0 +1,291 @@
+"""The command line: one command, `baremetal`, with a verb.
+
+A thin face. Each verb's options are a dataclass, its work is done by the room that owns it, and
+only the verb that is called is imported, so that `baremetal --help` answers at once.
+
+What a person does wrong ends in one line on standard error and exit status 2; a traceback means
+that we did something wrong.
+"""
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, NamedTuple
+
+from baremetal.errors import BaremetalError
+
+
+class Verb(NamedTuple):
+    """A subcommand: what it does in one line, an example, and how to run it."""
+
+    summary: str
+    example: str
+    run: Callable[[Sequence[str]], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 good, 2 bad input, 130 interrupted)."""
+    _use_utf8()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if given[0] == "--version":
+        from baremetal import __version__
+
+        print(f"baremetal {__version__}")
+        return 0
+    try:
+        return _find(given[0]).run(given[1:])
+    except BaremetalError as error:
+        print(f"baremetal: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("baremetal: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _use_utf8() -> None:
+    """A Windows console may speak cp1252; what it cannot show becomes a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _overview() -> str:
+    width = max(len(name) for name in VERBS)
+    lines = [
+        "baremetal: a training stack from scratch, every layer small enough to read.",
+        "",
+        "usage: baremetal VERB [options]      (baremetal VERB --help explains each)",
+        "",
+        *(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()),
+        "",
+        "examples:",
+        *(f"  {verb.example}" for verb in VERBS.values()),
+    ]
+    return "\n".join(lines)
+
+
+def _find(name: str) -> Verb:
+    from baremetal.data.wording import did_you_mean
+
+    if name not in VERBS:
+        raise BaremetalError(
+            f"unknown verb '{name}': {did_you_mean(name, [*VERBS])}there are {', '.join(VERBS)}"
+        )
+    return VERBS[name]
+
+
+# ---------------------------------------------------------------- reading options
+
+
+def _parse(options: type, verb: str, arguments: Sequence[str], default: Any = None) -> Any:
+    """Fill a dataclass from arguments; a mistake becomes one line that names it."""
+    import tyro
+
+    example = VERBS[verb].example
+    errors = io.StringIO()
+    extra = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                options,
+                prog=f"baremetal {verb}",
+                description=f"{options.__doc__}\n\nExample: {example}",
+                args=list(arguments),
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+                **extra,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise  # --help has been printed
+        raise BaremetalError(_plain(errors.getvalue(), verb)) from None
+
+
+def _plain(message: str, verb: str) -> str:
+    """The parser's framed, coloured message as one plain sentence."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    lines = [line.strip("│╭╮╰╯─| ") for line in text.splitlines()]
+    kept = [
+        line
+        for line in lines
+        if line and "Parsing error" not in line and not line.startswith("For full helptext")
+    ]
+    return f"{_one_line(' '.join(kept))} (see 'baremetal {verb} --help')"
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, default=str))
+
+
+# ---------------------------------------------------------------- train
+
+
+def _run_train(arguments: Sequence[str]) -> int:
+    import tyro
+
+    from baremetal.train.command import run_of, train
+    from baremetal.train.config import TrainConfig, read_config
+
+    @dataclass(frozen=True)
+    class Options(TrainConfig):
+        """Train a language model on text; writes a run folder."""
+
+        config: str = ""
+        """TOML file with any of these options; options given here win."""
+        resume: str = ""
+        """Run folder to continue, bit for bit, with the options it was started with."""
+        from_: Annotated[str, tyro.conf.arg(name="from")] = ""
+        """Checkpoint (or run) whose weights and tokenizer to start from: fine-tuning."""
+        json: bool = False
+        """Print one JSON object at the end and nothing else."""
+
+    # The file (or the resumed run) supplies the defaults, so it has to be found first.
+    file = _value_of("--config", arguments)
+    resumed = _value_of("--resume", arguments)
+    base = read_config(file) if file else TrainConfig()
+    if resumed:
+        base = run_of(resumed).read_config()
+    known = {field.name: getattr(base, field.name) for field in fields(TrainConfig)}
+    given = _parse(Options, "train", arguments, default=Options(**known))
+    config = TrainConfig(**{name: getattr(given, name) for name in known})
+    outcome = train(config, resume=given.resume, start_from=given.from_, quiet=given.json)
+    if given.json:
+        _print_json(outcome.figures)
+    return 0
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str:
+    for index, argument in enumerate(arguments):
+        if argument == option and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(option + "="):
+            return argument.partition("=")[2]
+    return ""
+
+
+# ---------------------------------------------------------------- sample
+
+
+def _run_sample(arguments: Sequence[str]) -> int:
+    import tyro
+
+    from baremetal.train.sample import sample
+
+    @dataclass(frozen=True)
+    class Options:
+        """Continue a prompt with a trained model."""
+
+        checkpoint: Annotated[str, tyro.conf.Positional]
+        """Run folder or checkpoint."""
+        prompt: str = "\n"
+        """Text to continue."""
+        tokens: int = 400
+        """How many tokens to write."""
+        temperature: float = 0.8
+        """Below 1: bolder towards the likely; 0: always the likeliest."""
+        top_k: int = 0
+        """Keep the k likeliest tokens; 0 keeps all."""
+        top_p: float = 1.0
+        """Keep the likeliest tokens that together hold this much probability."""
+        seed: int = 0
+        """Same seed, same text."""
+        json: bool = False
+        """Print one JSON object."""
+
+    given = _parse(Options, "sample", arguments)
+    pieces = sample(
+        given.checkpoint, given.prompt, given.tokens, seed=given.seed,
+        temperature=given.temperature, top_k=given.top_k, top_p=given.top_p,
+    )  # fmt: skip
+    if given.json:
+        _print_json({"prompt": given.prompt, "text": "".join(pieces), "seed": given.seed})
+        return 0
+    sys.stdout.write(given.prompt)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print()
+    return 0
+
+
+# ---------------------------------------------------------------- runs
+
+
+def _run_runs(arguments: Sequence[str]) -> int:
+    import tyro
+
+    from baremetal.trace.tables import table
+    from baremetal.train.runs import COLUMNS, draw_runs, find_runs, summarise, write_csv
+
+    @dataclass(frozen=True)
+    class Options:
+        """List and compare training runs."""
+
+        names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+        """Runs to show; all of them if none is named."""
+        folder: str = "runs"
+        """Folder that holds the runs."""
+        plot: str = ""
+        """Draw their validation losses into this picture (.png or .svg)."""
+        csv: str = ""
+        """Write the table to this CSV file."""
+        json: bool = False
+        """Print one JSON object."""
+
+    given = _parse(Options, "runs", arguments)
+    runs = find_runs(given.folder)
+    missing = [name for name in given.names if name not in {run.path.name for run in runs}]
+    if missing:
+        raise BaremetalError(f"no run called '{missing[0]}' in {given.folder}")
+    chosen = [run for run in runs if not given.names or run.path.name in given.names]
+    rows = [summarise(run) for run in chosen]
+    if given.csv:
+        write_csv(rows, given.csv)
+    if given.plot:
+        draw_runs(chosen, given.plot)
+    if given.json:
+        _print_json({"runs": rows})
+    elif rows:
+        print(table([[_cell(row[key]) for key in COLUMNS] for row in rows], COLUMNS))
+    else:
+        print(f"no runs in {given.folder} yet: 'baremetal train' makes one")
+    return 0
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(
+        "train a language model on text",
+        "baremetal train --data notes.txt --layers 4 --steps 2000",
+        _run_train,
+    ),
+    "sample": Verb(
+        "continue a prompt with a trained model",
+        "baremetal sample runs/pydoc-gpt-1 --prompt 'The ' --temperature 0.8",
+        _run_sample,
+    ),
+    "runs": Verb(
+        "list and compare runs", "baremetal runs --plot losses.png --csv runs.csv", _run_runs
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

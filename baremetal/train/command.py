@@ -1,0 +1,214 @@
+"""`baremetal train`, from its options to its last line."""
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from baremetal.checkpoint import clean_leftovers, load_checkpoint
+from baremetal.errors import BaremetalError
+from baremetal.nn.generate import generate
+from baremetal.train.build import build_data
+from baremetal.train.config import TrainConfig
+from baremetal.train.console import Console
+from baremetal.train.run_folder import RunFolder
+from baremetal.train.stop import stop_on_signals
+from baremetal.train.trainer import Trainer, load_model
+
+# What a checkpoint decides when a run starts from its weights.
+SHAPE_FIELDS = (
+    "model", "layers", "heads", "kv_heads", "width", "context", "experts", "active_experts",
+    "tokenizer",
+)  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """How a run ended; `figures` is what --json prints."""
+
+    figures: dict[str, Any]
+    stopped_by: str
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: str = "",
+    start_from: str = "",
+    quiet: bool = False,
+) -> Outcome:
+    """Train as configured; shows progress, writes the run folder.
+
+    Args:
+        config: what to do.
+        resume: a run folder (or checkpoint in one) to continue, bit for bit.
+        start_from: a checkpoint whose weights, shape and tokenizer a new run starts with.
+        quiet: no bar and no lines.
+    """
+    if resume and start_from:
+        raise BaremetalError("--resume continues a run, --from starts a new one: give one of them")
+    _use_threads(config.threads)
+    trainer, run = _resumed(config, resume) if resume else _fresh(config, start_from)
+    with _kernels_bar(quiet):
+        peak_flops = _matmul_rate()
+    with stop_on_signals() as stop, Console(trainer, run, peak_flops, quiet) as console:
+        _introduce(console, trainer, run)
+        with _kernels_bar(quiet):
+            trainer.fit(
+                on_step=console.on_step,
+                on_evaluation=console.on_evaluation,
+                should_stop=lambda: bool(stop),
+            )
+    figures = _figures(trainer, run, console)
+    if stop.reason and trainer.step < trainer.config.steps:
+        console.say(
+            f"stopped by {stop.reason} after step {trainer.step}; "
+            f"continue with: baremetal train --resume {run.path}"
+        )
+        return Outcome(figures, stop.reason)
+    _finish(console, trainer, run)
+    return Outcome(figures, "")
+
+
+def _use_threads(threads: int) -> None:
+    if threads:
+        from baremetal.kernels.native.pool import POOL
+
+        POOL.set_threads(threads)
+
+
+def _matmul_rate() -> float:
+    from baremetal.kernels.limits import measure_matmul_rate
+
+    return measure_matmul_rate(budget_s=0.1)
+
+
+def _fresh(config: TrainConfig, start_from: str) -> tuple[Trainer, RunFolder]:
+    if not start_from:
+        trainer = Trainer(config)  # refuses bad data before a folder is made
+    else:
+        checkpoint = load_checkpoint(start_from, groups=["model"])
+        model, tokenizer = load_model(checkpoint)
+        saved = checkpoint.state["config"]
+        shape = {name: saved[name] for name in SHAPE_FIELDS}
+        config = dataclasses.replace(config, **shape)
+        trainer = Trainer(config, data=build_data(config, tokenizer), model=model)
+    run = RunFolder.create(config)
+    trainer.run_folder = run
+    return trainer, run
+
+
+def _resumed(config: TrainConfig, resume: str) -> tuple[Trainer, RunFolder]:
+    run = run_of(resume)
+    clean_leftovers(run.checkpoints)
+    checkpoint = load_checkpoint(resume)
+    tokenizer = load_model_tokenizer(checkpoint.state["tokenizer"])
+    trainer = Trainer(config, run, data=build_data(config, tokenizer))
+    trainer.restore(checkpoint)
+    if trainer.step >= config.steps:
+        raise BaremetalError(
+            f"{run.path} has done all its {config.steps} steps: give more with --steps"
+        )
+    run.forget_after(trainer.step)
+    return trainer, run
+
+
+def load_model_tokenizer(document: dict[str, Any]) -> Any:
+    """The tokenizer that a checkpoint carries."""
+    from baremetal.data import tokenizer_from_json
+
+    return tokenizer_from_json(document)
+
+
+def run_of(path: str | Path) -> RunFolder:
+    """The run that a run folder, its checkpoints folder, or one of its checkpoints belongs to."""
+    place = Path(path)
+    for folder in (place, *place.parents[:2]):
+        if (folder / "config.toml").is_file():
+            return RunFolder.open(folder)
+    return RunFolder.open(place)
+
+
+@contextlib.contextmanager
+def _kernels_bar(quiet: bool) -> Iterator[None]:
+    """While open, a bar tells which kernel is being compiled or loaded from the cache."""
+    from baremetal.kernels.native.compiler import COMPILING
+
+    bar: Any = None
+    started = time.perf_counter()
+
+    def tell(name: str) -> None:
+        nonlocal bar
+        if bar is None and time.perf_counter() - started < 0:
+            return
+        if bar is None:
+            bar = tqdm(
+                desc="compiling kernels", unit=" kernel", disable=quiet, leave=False,
+                position=1, file=sys.stderr, bar_format="{desc}: {n_fmt} done, now {postfix}",
+            )  # fmt: skip
+        else:
+            bar.update(1)
+        bar.set_postfix_str(name.removesuffix("_body"))
+
+    with COMPILING.listen(tell):
+        try:
+            yield
+        finally:
+            if bar is not None:
+                bar.close()
+
+
+def _introduce(console: Console, trainer: Trainer, run: RunFolder) -> None:
+    config, data = trainer.config, trainer.data
+    console.say(
+        f"data    {data.corpus_name}: {len(data.train):,} training and {len(data.validation):,} "
+        f"validation tokens, vocabulary {data.tokenizer.vocab_size} ({data.tokenizer.name})"
+    )
+    console.say(
+        f"model   {config.model}, {config.layers} layers, {config.heads} heads, width "
+        f"{config.width}, context {config.context}: {trainer.model.num_parameters():,} parameters"
+    )
+    console.say(f"run     {run.path}")
+
+
+def _figures(trainer: Trainer, run: RunFolder, console: Console) -> dict[str, Any]:
+    val_loss = console.last_val_loss
+    report = console.last_report
+    return {
+        "run": str(run.path),
+        "step": trainer.step,
+        "train_loss": None if report is None else report.train_loss,
+        "val_loss": val_loss,
+        "best_val_loss": trainer.best_val_loss if val_loss is not None else None,
+        "bits_per_byte": None if val_loss is None else trainer.data.bits_per_byte(val_loss),
+        "parameters": trainer.model.num_parameters(),
+        "training_time_s": console.training_time_s,
+        "peak_flops": console.peak_flops,
+    }
+
+
+def _finish(console: Console, trainer: Trainer, run: RunFolder) -> None:
+    console.say(f"\ntrained in {console.training_time_s:.1f} s; everything is in {run.path}")
+    if trainer.config.sample_tokens:
+        text = sample_text(trainer)
+        run.sample.write_text(text, encoding="utf-8")
+        console.say(f"\nA sample from the trained model:\n\n{text}\n")
+    console.say(f"more: baremetal sample {run.path} --prompt 'The '")
+
+
+def sample_text(trainer: Trainer) -> str:
+    """A sample that begins where the validation text begins a line, from the run's seed."""
+    tokenizer = trainer.data.tokenizer
+    rng = np.random.default_rng(trainer.config.seed)
+    prompt = np.asarray(trainer.data.validation[:16])
+    tokens = generate(
+        trainer.model, prompt, trainer.config.sample_tokens, rng, temperature=0.8, top_k=40
+    )
+    return tokenizer.decode(np.array([*prompt, *tokens]))

@@ -1,0 +1,128 @@
+"""What a person sees of a run: a bar while it goes, a few lines that stay, a picture, a sample."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from baremetal.train.run_folder import RunFolder
+from baremetal.train.trainer import StepReport, Trainer
+
+SMOOTHING = 0.95  # of the loss and speed shown in the bar: single steps jump about
+
+
+class Console:
+    """Shows a run and writes its metrics file.
+
+    Args:
+        trainer: what runs.
+        run: where metrics and pictures go.
+        peak_flops: this machine's measured matrix-product rate in FLOP/s.
+        quiet: print nothing but warnings (for --json).
+    """
+
+    def __init__(
+        self, trainer: Trainer, run: RunFolder, peak_flops: float, quiet: bool = False
+    ) -> None:
+        self.trainer = trainer
+        self.run = run
+        self.peak_flops = peak_flops
+        self.quiet = quiet
+        self.flops_per_step = trainer.model.flops_per_token() * trainer.config.tokens_per_step
+        self.training_time_s = 0.0  # steps and evaluations; no compiling, no saving
+        self.last_val_loss: float | None = None
+        self.last_report: StepReport | None = None
+        self._smooth_loss: float | None = None
+        self._smooth_time_s: float | None = None
+        self._bar: Any = None
+
+    def __enter__(self) -> "Console":
+        self._bar = tqdm(
+            total=self.trainer.config.steps,
+            initial=self.trainer.step,
+            unit="step",
+            disable=self.quiet,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def say(self, line: str) -> None:
+        """Print a line that stays, above the bar."""
+        if not self.quiet:
+            tqdm.write(line, file=sys.stdout)
+
+    def on_step(self, report: StepReport) -> None:
+        """Move the bar; the first step gets a line of its own."""
+        self.last_report = report
+        self.training_time_s += report.time_s
+        first = self._smooth_loss is None
+        self._smooth_loss = _smoothed(self._smooth_loss, report.train_loss)
+        # The first step compiles; it says nothing about speed.
+        self._smooth_time_s = None if first else _smoothed(self._smooth_time_s, report.time_s)
+        if first:
+            self.say(f"step {report.step:>6}  train loss {report.train_loss:.4f}")
+        self._bar.update(1)
+        self._bar.set_postfix_str(self._postfix(report), refresh=False)
+
+    def _postfix(self, report: StepReport) -> str:
+        text = f"loss {self._smooth_loss:.3f}, lr {report.learning_rate:.1e}"
+        if self._smooth_time_s is None:
+            return text
+        tokens_per_s = self.trainer.config.tokens_per_step / self._smooth_time_s
+        rate = self.flops_per_step / self._smooth_time_s
+        return (
+            f"{text}, {tokens_per_s / 1e3:.1f}k tok/s, {rate / 1e9:.0f} GFLOP/s = "
+            f"{rate / self.peak_flops:.0%} of matmul rate"
+        )
+
+    def on_evaluation(self, report: StepReport, val_loss: float) -> None:
+        """Print and log an evaluation, and draw the curve again."""
+        self.last_val_loss = val_loss
+        bits = self.trainer.data.bits_per_byte(val_loss)
+        step_time_s = self._smooth_time_s or report.time_s
+        row = {
+            "step": report.step,
+            "train_loss": self._smooth_loss,
+            "val_loss": val_loss,
+            "bits_per_byte": bits,
+            "learning_rate": report.learning_rate,
+            "gradient_norm": report.gradient_norm,
+            "tokens_per_s": self.trainer.config.tokens_per_step / step_time_s,
+            "flops_per_s": self.flops_per_step / step_time_s,
+            "matmul_share": self.flops_per_step / step_time_s / self.peak_flops,
+            "time_s": self.training_time_s,
+            "written_at": time.time(),
+        }
+        self.run.log(row)
+        self.say(
+            f"step {report.step:>6}  train loss {self._smooth_loss:.4f}  "
+            f"val loss {val_loss:.4f}  ({bits:.3f} bits per byte)"
+        )
+        draw_loss(self.run)
+
+
+def _smoothed(before: float | None, value: float) -> float:
+    return value if before is None else SMOOTHING * before + (1 - SMOOTHING) * value
+
+
+def draw_loss(run: RunFolder) -> Path | None:
+    """Draw training and validation loss of a run; None while there is nothing to draw."""
+    from baremetal.trace.curves import Line, line_plot
+
+    rows = list(run.rows())
+    if not rows:
+        return None
+    steps = [row["step"] for row in rows]
+    lines = [
+        Line("train", steps, [row["train_loss"] for row in rows], group="loss", dashed=True),
+        Line("validation", steps, [row["val_loss"] for row in rows], group="loss", markers=True),
+    ]
+    return line_plot(
+        lines, run.picture, title=run.path.name, x_label="step", y_label="loss (nats per token)"
+    )
