@@ -271,6 +271,65 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+# ---------------------------------------------------------------- doctor, bench, ladder
+
+
+def _run_doctor(arguments: Sequence[str]) -> int:
+    from baremetal.bench.doctor import run_doctor
+
+    @dataclass(frozen=True)
+    class Options:
+        """Look at this machine and installation, and say what to do about anything wrong."""
+
+        json: bool = False
+        """Print one JSON object."""
+
+    return run_doctor(_parse(Options, "doctor", arguments).json)
+
+
+def _run_bench(arguments: Sequence[str]) -> int:
+    kind, rest = (arguments[0], arguments[1:]) if arguments else ("", arguments)
+    if kind in ("", "-h", "--help"):
+        print("usage: baremetal bench step [options]      (baremetal bench step --help)")
+        return 0
+    if kind != "step":
+        raise BaremetalError(f"unknown benchmark '{kind}': there is 'step'")
+    from baremetal.bench.step.compare import compare_steps
+    from baremetal.bench.step.report import step_table
+    from baremetal.bench.step.sizes import find_size
+
+    @dataclass(frozen=True)
+    class Options:
+        """Time one training step, ours beside the peers', interleaved in one run."""
+
+        model: str = "small"
+        """tiny, small, medium or large."""
+        against: str = "torch"
+        """Peers, separated by commas: torch, torch.compile; empty for none."""
+        rounds: int = 10
+        """How often the contenders take turns."""
+        steps: int = 10
+        """Steps per turn."""
+        threads: int = 0
+        """Threads for every contender; 0 means all usable cores."""
+        json: bool = False
+        """Print one JSON object."""
+
+    from baremetal.bench.machine import usable_cores
+
+    given = _parse(Options, "bench", rest)
+    against = [name for name in given.against.split(",") if name]
+    result = compare_steps(
+        find_size(given.model), against, rounds=given.rounds, steps=given.steps,
+        threads=given.threads or usable_cores(),
+    )  # fmt: skip
+    if given.json:
+        _print_json(result)
+    else:
+        print(step_table(result))
+    return 0
+
+
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train a language model on text",
@@ -284,6 +343,16 @@ VERBS: dict[str, Verb] = {
     ),
     "runs": Verb(
         "list and compare runs", "baremetal runs --plot losses.png --csv runs.csv", _run_runs
+    ),
+    "doctor": Verb(
+        "check this machine and say what to do about anything wrong",
+        "baremetal doctor",
+        _run_doctor,
+    ),
+    "bench": Verb(
+        "time a training step beside PyTorch's",
+        "baremetal bench step --model small --against torch",
+        _run_bench,
     ),
 }
 

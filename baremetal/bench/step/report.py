@@ -1,0 +1,35 @@
+"""The step benchmark's result as a table."""
+
+from typing import Any
+
+from baremetal.trace.tables import table
+from baremetal.trace.units import format_rate, format_seconds
+
+
+def step_table(result: dict[str, Any]) -> str:
+    """The table, and beneath it what it was measured on."""
+    rows = [
+        [
+            row["name"],
+            format_seconds(row["median_step_s"]),
+            format_seconds(row["best_step_s"]),
+            f"{row['tokens_per_s']:,.0f}",
+            f"{row['ratio']:.2f}x",
+        ]
+        for row in result["rows"]
+    ]
+    columns = ["contender", "median step", "best step", "tokens/s", "median / ours"]
+    machine = result["machine"]
+    flops = result["gemm_rate_flops"] * result["gemm_share"]
+    return "\n".join(
+        [
+            f"one training step of '{result['model']}', {result['threads']} threads, interleaved",
+            "",
+            table(rows, columns),
+            "",
+            f"ours: {format_rate(flops)} = {result['gemm_share']:.0%} of NumPy's matrix-product "
+            f"rate here ({format_rate(result['gemm_rate_flops'])})",
+            f"on {machine['processor']}, {machine['cores']} cores, Python {machine['python']}",
+            *(f"BLAS of {user}: {what}" for user, what in machine["blas"].items()),
+        ]
+    )
