@@ -1,9 +1,11 @@
 """What a profile prints: every name with its calls, its time, and how near it came to the limit.
 
-    name    calls     time   share     mean           rate  bandwidth  roofline  limit
-    ------  -----  -------  ------  -------  -------------  ---------  --------  -------
-    matmul      2  3.00 ms  75.0 %  1.50 ms  66.7 GFLOP/s    2.00 GB/s    66.7 %  compute
-    gelu        1  1.00 ms  25.0 %  1.00 ms  1.00 GFLOP/s   8.00 GB/s    80.0 %  memory
+    name    calls     time    share     mean          rate  bandwidth  roofline  limit
+    ------  -----  -------  -------  -------  ------------  ---------  --------  -------
+    matmul      2  3.00 ms   75.0 %  1.50 ms  66.7 GFLOP/s  2.00 GB/s    66.7 %  compute
+    gelu        1  1.00 ms   25.0 %  1.00 ms  1.00 GFLOP/s  8.00 GB/s    80.0 %  memory
+    ------  -----  -------  -------  -------  ------------  ---------  --------  -------
+    total       3  4.00 ms  100.0 %        -  50.2 GFLOP/s  3.50 GB/s    70.0 %  compute
 
 `time` runs from start to end of the spans of a name; `share` is of *self* time, which leaves out
 the spans inside, so that the shares add up to all the time in which anything ran. Where spans carry

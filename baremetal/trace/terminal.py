@@ -1,8 +1,8 @@
 """A timeline in plain text: one line per track, one character per slice of time.
 
-    stage 0  FFFFFF..BBBBBBBB..  77.8 %
-    stage 1  ..FFFFFFBBBBBBBB..  77.8 %
-             0 s          180 ps
+    stage 0  FFFFFFFF........BBBBBBBBBBBB   69.8 %
+    stage 1  ..fFFFFFFFFBBBBBBBBBBBB.....   69.8 %
+             0 s                   215 ps
     F forward  B backward  . idle
 
 Each character stands for the category that fills most of its slice: a capital if something ran for
