@@ -2,9 +2,13 @@
 
 from baremetal.nn.attention import CausalSelfAttention
 from baremetal.nn.cache import KeyValueCache
+from baremetal.nn.experts import Experts
+from baremetal.nn.generate import choose_token, generate
 from baremetal.nn.gpt import GPT, Block, GPTConfig
+from baremetal.nn.grok import Grok, GrokConfig
 from baremetal.nn.language_model import LanguageModel, LanguageModelConfig
 from baremetal.nn.layers import Dropout, DropoutState, Embedding, LayerNorm, Linear, RMSNorm
+from baremetal.nn.llama import Llama, LlamaConfig
 from baremetal.nn.mlp import MLP, SwiGLU
 from baremetal.nn.module import Module, StateError
 
@@ -16,14 +20,21 @@ __all__ = [
     "Dropout",
     "DropoutState",
     "Embedding",
+    "Experts",
     "GPTConfig",
+    "Grok",
+    "GrokConfig",
     "KeyValueCache",
     "LanguageModel",
     "LanguageModelConfig",
     "LayerNorm",
     "Linear",
+    "Llama",
+    "LlamaConfig",
     "Module",
     "RMSNorm",
     "StateError",
     "SwiGLU",
+    "choose_token",
+    "generate",
 ]
