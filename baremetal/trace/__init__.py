@@ -7,6 +7,7 @@ Nothing in this room imports matplotlib before a picture is asked for.
 from baremetal.trace.curves import Line, line_figure, line_plot
 from baremetal.trace.perfetto import read_perfetto, write_perfetto
 from baremetal.trace.picture import timeline_figure, timeline_plot
+from baremetal.trace.recording import Total, Trace
 from baremetal.trace.roofline import (
     RooflinePoint,
     attainable_flops,
@@ -15,7 +16,7 @@ from baremetal.trace.roofline import (
     roofline_plot,
     shortest_time_s,
 )
-from baremetal.trace.spans import PS_PER_NS, PS_PER_S, Counter, Flow, Span, Total, Trace
+from baremetal.trace.spans import PS_PER_NS, PS_PER_S, Counter, Flow, Span
 from baremetal.trace.summary import summarise, summary_table
 from baremetal.trace.tables import Column, table
 from baremetal.trace.terminal import can_print, supports_colour, timeline

@@ -37,7 +37,9 @@ from typing import Any
 
 from baremetal.errors import BaremetalError
 from baremetal.trace.files import write_atomically
-from baremetal.trace.spans import Span, Trace, lanes
+from baremetal.trace.nesting import lanes
+from baremetal.trace.recording import Trace
+from baremetal.trace.spans import Span
 
 PS_PER_US = 1_000_000
 DEFAULT_PROCESS = "baremetal"

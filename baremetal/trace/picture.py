@@ -16,7 +16,9 @@ import numpy as np
 
 from baremetal.errors import BaremetalError
 from baremetal.trace import style
-from baremetal.trace.spans import Span, Trace, lanes
+from baremetal.trace.nesting import lanes
+from baremetal.trace.recording import Trace
+from baremetal.trace.spans import Span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +84,8 @@ def timeline_figure(
     for strip, name in zip(strip_axes, strips, strict=True):
         _draw_strip(strip, trace, name, tracks, window, unit_ps)
         strip.set_xlabel(f"time in {unit}" if name == strips[-1] else "", fontsize=style.LABEL_PT)
-    _legend(axes, colours)
+    used = {span.category for span in spans}
+    _legend(axes, {c: number for c, number in colours.items() if c in used})
     if flows:
         _draw_flows(axes, trace, places, unit_ps)
     if names and len(spans) <= _CROWD:
@@ -137,7 +140,7 @@ def _draw_bars(
         bottom = top + 0.88
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
         # (spans, 4 corners, x and y); kept as one array, which matplotlib draws quickest
-        outlines = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)
+        outlines: Any = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)
         bars = PolyCollection(
             outlines,
             facecolor=style.colour(number),

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from baremetal.errors import BaremetalError
+from baremetal.trace.nesting import Nested
+from baremetal.trace.recording import Trace
 from baremetal.trace.roofline import shortest_time_s
-from baremetal.trace.spans import PS_PER_S, Nested, Span, Trace
+from baremetal.trace.spans import PS_PER_S, Span
 from baremetal.trace.tables import Column, table
 from baremetal.trace.units import format_percent, format_rate, format_seconds
 

@@ -19,12 +19,14 @@ import os
 import shutil
 import string
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import groupby
 from typing import TextIO
 
 from baremetal.errors import BaremetalError
-from baremetal.trace.spans import PS_PER_S, Nested, Trace, nest
+from baremetal.trace.nesting import Nested, nest
+from baremetal.trace.recording import Trace
+from baremetal.trace.spans import PS_PER_S
 from baremetal.trace.style import PALETTE
 from baremetal.trace.tables import display_width
 from baremetal.trace.units import format_percent, format_seconds
@@ -101,7 +103,7 @@ def timeline(
         pad = " " * (label_cells - display_width(label))
         lines.append(f"{label}{pad}  {drawn}  {format_percent(min(busy, 1.0)):>7}")
     lines.append(" " * (label_cells + 2) + _scale(start_ps, end_ps, cells))
-    lines.append(pen.legend())
+    lines.append(pen.legend({span.category for t in tracks for span in trace.on_track(t)}))
     return "\n".join(lines)
 
 
@@ -164,10 +166,10 @@ class _Pen:
         code = xterm_colour(PALETTE[self.numbers[category] % len(PALETTE)])
         return f"\x1b[38;5;{code}m{text}\x1b[0m"
 
-    def legend(self) -> str:
-        entries = [
-            f"{self._paint(self._character(c, full=True), c)} {c or '(none)'}" for c in self.letters
-        ]
+    def legend(self, used: Container[str]) -> str:
+        shown = [category for category in self.letters if category in used]
+        marks = (self._paint(self._character(c, full=True), c) for c in shown)
+        entries = [f"{m} {c or '(none)'}" for m, c in zip(marks, shown, strict=True)]
         return "  ".join([*entries, f"{IDLE} idle"])
 
 

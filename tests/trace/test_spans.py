@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baremetal.errors import BaremetalError
-from baremetal.trace.spans import Flow, Span, Trace, lanes, nest
+from baremetal.trace import Flow, Span, Trace
+from baremetal.trace.nesting import lanes, nest
 
 
 class FakeClock:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from baremetal.errors import BaremetalError
 from baremetal.trace import Span, Trace, can_print, supports_colour, timeline
-from baremetal.trace.spans import nest
+from baremetal.trace.nesting import nest
 from baremetal.trace.terminal import category_letters, fill_slices, slice_edges, xterm_colour
 
 
