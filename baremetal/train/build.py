@@ -32,19 +32,32 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
 
 def build_optimizer(config: TrainConfig, model: LanguageModel) -> optim.Optimizer:
     """The optimiser over the model's parameters: matrices decay, vectors do not."""
+    if config.optimizer == "muon":
+        return _muon(config, model)
     groups = optim.decay_groups(model.parameters(), config.weight_decay)
     if config.optimizer == "adamw":
         return optim.AdamW(
             groups, learning_rate=config.learning_rate, betas=(config.beta1, config.beta2)
         )
-    if config.optimizer == "sgd":
-        return optim.SGD(
-            groups, learning_rate=config.learning_rate, momentum=config.beta1, nesterov=True
-        )
+    return optim.SGD(
+        groups, learning_rate=config.learning_rate, momentum=config.beta1, nesterov=True
+    )
+
+
+def _muon(config: TrainConfig, model: LanguageModel) -> optim.Muon:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, norms and biases."""
+    named = list(model.named_parameters())
+    inside = [p for name, p in named if name.startswith("blocks.") and p.ndim == 2]
+    chosen = {id(p) for p in inside}
+    others = [p for _, p in named if id(p) not in chosen]
     return optim.Muon(
-        model, learning_rate=config.learning_rate, momentum=config.beta1,
+        inside,
+        optim.decay_groups(others, config.weight_decay),
+        learning_rate=config.learning_rate,
+        momentum=config.beta1,
         weight_decay=config.weight_decay,
-    )  # fmt: skip
+        betas=(config.beta1, config.beta2),
+    )
 
 
 def build_data(config: TrainConfig, tokenizer: object | None = None) -> TextData:
