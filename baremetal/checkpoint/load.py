@@ -77,9 +77,9 @@ def verify(path: str | os.PathLike[str]) -> Manifest:
     return _verified(find_checkpoint(path))
 
 
-def last_good(folder: Path, other_than: Path | None = None) -> Path | None:
+def last_good(folder: Path) -> Path | None:
     """The checkpoint in `folder` with the highest step whose checksums hold, or None."""
-    candidates = [e for e in entries(folder) if step_of(e) is not None and e != other_than]
+    candidates = [entry for entry in entries(folder) if step_of(entry) is not None]
     for candidate in sorted(candidates, key=lambda c: step_of(c) or 0, reverse=True):
         try:
             _check(candidate)
@@ -93,7 +93,7 @@ def _verified(folder: Path) -> Manifest:
     try:
         return _check(folder)
     except RefusedError as refusal:
-        good = last_good(folder.parent, other_than=folder)
+        good = last_good(folder.parent)
         offer = f"the last good one is {good}" if good else "no other one beside it is whole"
         raise CheckpointError(f"checkpoint {folder} {refusal}; {offer}", good) from refusal
 

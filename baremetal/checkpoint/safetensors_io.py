@@ -237,7 +237,7 @@ def _checked_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _write_array(file: Writable, array: np.ndarray) -> None:
-    # order="C" copies only when it must. Not np.ascontiguousarray: that turns () into (1,).
+    # The header says C order, whatever the strides are here; this copies only when it must.
     array = np.asarray(array, order="C")
     if _is_big_endian(array.dtype):
         array = array.byteswap()

@@ -2,12 +2,15 @@
 
     python killed_writer.py FOLDER STEP KEEP MOMENT
 
-MOMENT is a stage of `save_checkpoint`, or "half of NAME": in the middle of writing that file.
+MOMENT is a stage of `save_checkpoint`, or "half of NAME": in the middle of writing that file, or
+"half deleted": when the first file of the first folder to be deleted is gone.
 """
 
 import os
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -38,10 +41,22 @@ def die_at_half_of(name: str) -> None:
     save.write_synced = broken
 
 
+def die_half_deleted() -> None:
+    """Let the deletion of a folder break off after its first file."""
+
+    def rmtree(folder):
+        min(Path(folder).iterdir()).unlink()
+        die()
+
+    shutil.rmtree = rmtree
+
+
 def main() -> None:
     folder, step, keep, moment = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     if moment.startswith("half of "):
         die_at_half_of(moment.removeprefix("half of "))
+    if moment == "half deleted":
+        die_half_deleted()
 
     def on_stage(stage: str) -> None:
         if stage == moment:

@@ -34,11 +34,19 @@ WRITING = [
     "half of manifest.json",
     "wrote manifest.json",
 ]
-NEW_STEP = [*WRITING, "renamed", "marked best", "condemned step-00000001", "deleted step-00000001"]
+NEW_STEP = [
+    *WRITING,
+    "renamed",
+    "marked best",
+    "condemned step-00000001",
+    "half deleted",
+    "deleted step-00000001",
+]
 SAME_STEP = [
     *WRITING,
     "set the former one aside",
     "renamed",
+    "half deleted",
     "deleted the former one",
     "marked best",
 ]

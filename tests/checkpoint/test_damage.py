@@ -108,6 +108,14 @@ def test_no_good_one_left(saved):
     assert caught.value.last_good is None
 
 
+def test_the_last_good_one_has_the_highest_step(saved):
+    newest = save_checkpoint(saved.parent, 3, {}, {})
+    (newest / "state.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(saved.parent)
+    assert caught.value.last_good == saved
+
+
 def test_the_last_good_one_is_itself_verified(saved):
     newest = save_checkpoint(saved.parent, 3, {}, {})
     (newest / "state.json").unlink()
@@ -155,6 +163,16 @@ def test_rewritten_manifests(saved):
 def test_manifests_with_impossible_files(saved, files):
     rewrite_manifest(saved, files=files)
     with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(saved)
+
+
+def test_a_manifest_never_leads_out_of_the_folder(saved):
+    files = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))["files"]
+    (saved / "state.json").rename(saved.parent / "state.json")
+    files["../state.json"] = files["state.json"]
+    rewrite_manifest(saved, files=dict(sorted(files.items())))
+    (saved / "state.json").write_bytes((saved.parent / "state.json").read_bytes())
+    with pytest.raises(CheckpointError, match="altered"):
         load_checkpoint(saved)
 
 

@@ -156,7 +156,7 @@ def test_other_things_in_the_folder_are_left_alone(tmp_path):
         "notes.txt",
         "step-1",
         "step-0000000a",
-        "step-000000007",
+        "step-000000001",
         ".tmp-mine",
     ]
     for name in others:
