@@ -1,17 +1,187 @@
-"""Optimisers, compiled."""
+"""Optimisers, compiled: one pass over flat memory, threads by contiguous pieces.
+
+An update reads and writes 28 bytes an element (AdamW, float32) and computes little: it runs at
+the speed of memory once the model is larger than the caches.
+
+Numbers that are the same for all elements are computed in float64, once per piece, and only then
+rounded to the element type: 1 - 0.999 in float32 arithmetic would be wrong in the fifth digit.
+"""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from baremetal.kernels.native.abi import (
+    FLOATING,
+    Launch,
+    body,
+    cast,
+    integer,
+    pointer,
+    pointer_f64,
+)
+from baremetal.kernels.optimizer import (
+    CLIP_FACTOR,
+    GATE,
+    GRADIENT_NORM,
+    LEARNING_RATE,
+    LOSS_SCALE,
+    NONFINITE_COUNT,
+    SQUARE_SUM_BLOCK,
+    STEP,
+    square_sum_blocks,
+)
+
+DOUBLE = np.dtype(np.float64)
 
 
-def square_sum(x, partial, out):
-    return None
+@intrinsic
+def _double(typing_context, word):
+    """The float64 whose bit pattern a word is: an attribute in full precision, whatever T is."""
+
+    def generate(context, builder, signature, values):
+        return builder.bitcast(values[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
 
 
-def clip_factor(square_sum, loss, scalars, *, max_norm):
-    return None
+@body
+def adamw_body(lo, hi, args):
+    """Elements lo..hi. Words: 0 parameter, 1 grad, 2 m, 3 v, 4 scalars, 5 beta1, 6 beta2, 7 eps,
+    8 weight decay."""
+    p, grad, m, v = pointer(args, 0), pointer(args, 1), pointer(args, 2), pointer(args, 3)
+    scalars = pointer_f64(args, 4)
+    beta1, beta2 = _double(integer(args, 5)), _double(integer(args, 6))
+    rate, t = scalars[LEARNING_RATE], scalars[STEP]
+    if not scalars[GATE] > 0:
+        return
+    scale = cast(args, scalars[CLIP_FACTOR] / scalars[LOSS_SCALE])
+    keep_m, take_m = cast(args, beta1), cast(args, 1.0 - beta1)
+    keep_v, take_v = cast(args, beta2), cast(args, 1.0 - beta2)
+    correct_m, correct_v = cast(args, 1.0 / (1.0 - beta1**t)), cast(args, 1.0 / (1.0 - beta2**t))
+    decay = cast(args, 1.0 - rate * _double(integer(args, 8)))
+    eta, eps = cast(args, rate), cast(args, _double(integer(args, 7)))
+    for i in range(lo, hi):
+        g = grad[i] * scale
+        m_new = keep_m * m[i] + take_m * g
+        v_new = keep_v * v[i] + take_v * (g * g)
+        m[i] = m_new
+        v[i] = v_new
+        update = m_new * correct_m / (math.sqrt(v_new * correct_v) + eps)
+        p[i] = p[i] * decay - eta * update
 
 
 def adamw(parameter, grad, m, v, scalars, *, beta1, beta2, eps, weight_decay):
-    return None
+    """Pack AdamW; None unless all four arrays are contiguous and of one dtype."""
+    if not _flat(parameter, grad, m, v):
+        return None
+    words = (
+        parameter, grad, m, v, scalars,
+        float(beta1), float(beta2), float(eps), float(weight_decay),
+    )  # fmt: skip
+    return [Launch(adamw_body, parameter.dtype, words, parameter.size)]
+
+
+@body
+def sgd_momentum_body(lo, hi, args):
+    """Elements lo..hi. Words: 0 parameter, 1 grad, 2 momentum, 3 scalars, 4 momentum factor,
+    5 weight decay, 6 nesterov?"""
+    p, grad, b, scalars = pointer(args, 0), pointer(args, 1), pointer(args, 2), pointer_f64(args, 3)
+    if not scalars[GATE] > 0:
+        return
+    scale = cast(args, scalars[CLIP_FACTOR] / scalars[LOSS_SCALE])
+    mu, decay = cast(args, _double(integer(args, 4))), cast(args, _double(integer(args, 5)))
+    eta, nesterov = cast(args, scalars[LEARNING_RATE]), integer(args, 6) != 0
+    for i in range(lo, hi):
+        g = grad[i] * scale + decay * p[i]
+        b_new = mu * b[i] + g
+        b[i] = b_new
+        p[i] = p[i] - eta * (g + mu * b_new if nesterov else b_new)
 
 
 def sgd_momentum(parameter, grad, momentum, scalars, *, momentum_factor, weight_decay, nesterov):
-    return None
+    """Pack SGD with momentum; None unless all three arrays are contiguous and of one dtype."""
+    if not _flat(parameter, grad, momentum):
+        return None
+    words = (
+        parameter, grad, momentum, scalars,
+        float(momentum_factor), float(weight_decay), bool(nesterov),
+    )  # fmt: skip
+    return [Launch(sgd_momentum_body, parameter.dtype, words, parameter.size)]
+
+
+@body(reassociate=True)
+def square_sum_body(lo, hi, args):
+    """Blocks lo..hi: partial[block] = Σ x² in float64. Words: 0 x, 1 partial, 2 size, 3 block."""
+    x, partial, size, length = (
+        pointer(args, 0),
+        pointer_f64(args, 1),
+        integer(args, 2),
+        integer(args, 3),
+    )
+    for block in range(lo, hi):
+        total = 0.0
+        for i in range(block * length, min((block + 1) * length, size)):
+            value = np.float64(x[i])
+            total += value * value
+        partial[block] = total
+
+
+@body
+def sum_partial_body(lo, hi, args):
+    """out[0] = partial[0] + partial[1] + ... in this order. Words: 0 partial, 1 out, 2 count."""
+    partial, out, count = pointer_f64(args, 0), pointer_f64(args, 1), integer(args, 2)
+    total = 0.0
+    for i in range(count):
+        total += partial[i]
+    out[0] = total
+
+
+def square_sum(x, partial, out):
+    """Pack the sum of squares: two launches, since the second needs all of the first."""
+    if x.dtype not in FLOATING or not x.flags.c_contiguous:
+        return None
+    blocks = square_sum_blocks(x.size)
+    words = (x, partial, x.size, SQUARE_SUM_BLOCK)
+    return [
+        Launch(square_sum_body, x.dtype, words, blocks, SQUARE_SUM_BLOCK),
+        Launch(sum_partial_body, DOUBLE, (partial, out, blocks), 1),
+    ]
+
+
+@body
+def clip_factor_body(lo, hi, args):
+    """Norm, clip factor and gate. Words: 0 square sums, 1 their count, 2 loss, 3 its size,
+    4 scalars, 5 max_norm."""
+    squares, losses, scalars = pointer_f64(args, 0), pointer(args, 2), pointer_f64(args, 4)
+    max_norm = _double(integer(args, 5))
+    total = 0.0
+    for i in range(integer(args, 1)):
+        total += squares[i]
+    norm = math.sqrt(total) / scalars[LOSS_SCALE]
+    finite = math.isfinite(norm)
+    for i in range(integer(args, 3)):
+        finite = finite and math.isfinite(losses[i])
+    scalars[GRADIENT_NORM] = norm
+    scalars[CLIP_FACTOR] = 1.0
+    if finite and max_norm > 0.0:
+        scalars[CLIP_FACTOR] = min(1.0, max_norm / (norm + 1e-6))
+    scalars[GATE] = 1.0 if finite else 0.0
+    if not finite:
+        scalars[NONFINITE_COUNT] += 1.0
+
+
+def clip_factor(square_sum, loss, scalars, *, max_norm):
+    """Pack the clip factor and the gate: a single item, hence a single thread."""
+    if loss.dtype not in FLOATING or not loss.flags.c_contiguous:
+        return None
+    words = (square_sum, square_sum.size, loss, loss.size, scalars, float(max_norm))
+    return [Launch(clip_factor_body, loss.dtype, words, 1)]
+
+
+def _flat(*arrays) -> bool:
+    dtype = arrays[0].dtype
+    return dtype in FLOATING and all(a.flags.c_contiguous and a.dtype == dtype for a in arrays)
