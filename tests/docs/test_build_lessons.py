@@ -45,7 +45,7 @@ def test_code_and_its_prints_are_fenced_and_neighbouring_prints_joined():
 
 
 def test_progress_bars_are_left_out_and_overwritten_lines_show_their_last_state():
-    blocks = page(code("f()", prints("50 %|##", name="stderr"), prints("1\r2\r3\r\nend"))).blocks
+    blocks = page(code("f()", prints("50 %|##\n", name="stderr"), prints("1\r2\r3\r\nend"))).blocks
     assert blocks[2:] == ["```text\n3\nend\n```"]
 
 

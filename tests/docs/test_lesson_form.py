@@ -78,13 +78,18 @@ def test_using_what_a_later_lesson_introduces_is_a_fault(use):
     assert index == 0
     assert fault.endswith("which a later lesson introduces")
     assert lesson_form.order_faults([second, first]) == []
-    # A name covers what is below it, and not its neighbours.
-    assert lesson_form.order_faults([lesson("# introduces: baremetal.n"), second, first]) == []
 
 
 def test_using_what_no_lesson_introduces_is_a_fault():
     ((index, fault),) = lesson_form.order_faults([lesson("from baremetal.optim import SGD")])
     assert (index, fault) == (0, "uses baremetal.optim.SGD, which no lesson introduces")
+
+
+def test_a_name_covers_what_is_below_it_and_not_its_neighbours():
+    below = lesson("# introduces: baremetal.nn", "from baremetal.nn.gpt import GPT")
+    assert lesson_form.order_faults([below]) == []
+    ((_, fault),) = lesson_form.order_faults([below.replace(".nn\n", ".n\n")])
+    assert fault.endswith("which no lesson introduces")
 
 
 def test_the_longest_introduced_name_decides():

@@ -68,6 +68,7 @@ def test_formulas_become_mathml(hooks):
     inline = r'<p>a <span class="arithmatex">\(x &lt; y^2\)</span> b</p>'
     made = hooks.on_page_content(inline, page=FakePage())
     assert re.fullmatch(r'<p>a <math .*display="inline".*<msup>.*</math> b</p>', made)
+    assert "<mo>&#x0003C;</mo>" in made  # the less-than sign, and not the letters l and t
     block = (
         r'<div class="arithmatex">\[\begin{aligned} a &amp;= b \\ c &amp;= d \end{aligned}\]</div>'
     )
