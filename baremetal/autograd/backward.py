@@ -4,141 +4,167 @@ The tape is a graph of nodes. Nodes are numbered as they are made, and a value i
 inputs, so going through the reachable nodes by falling number is a topological order: when a
 node's turn comes, every use of its value has already added to its gradient.
 
+Whose memory. A value used twice gets the sum of two gradients, and the second is best added in
+place. That is right only in memory that nobody else reads: `x + y` hands the very same array to
+both its inputs. So the engine keeps a set of values whose gradient is *owned*, that is, was made
+by a rule for that value alone, and adds only into those.
+
 Deferred weight gradients. A pipeline stage can send the gradient of its input to the stage before
 it as soon as that is known, and compute the gradients of its own weights later, in what would
 otherwise be idle time (P. Qi et al., "Zero Bubble Pipeline Parallelism", ICLR 2024, which calls
 the two halves B and W). `backward(..., defer_weights=True)` therefore runs only the rules that
-lead to activations and returns what is still owed: rules with their inputs, in tape order. Paying
-runs exactly the same calls in the same order, so the gradients are the same to the last bit.
+lead to activations and returns what is still owed. Paying runs exactly the calls that were left
+out, in the order in which they would have run, so the gradients are the same to the last bit.
 """
 
 import heapq
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from baremetal.autograd.op import Node, Rule
-from baremetal.errors import BaremetalError
+from baremetal.autograd.errors import AutogradError
+from baremetal.autograd.op import Context, Op, Rule, owner
+from baremetal.autograd.tape import OUTPUT, Node
+from baremetal.autograd.traced import Traced
 from baremetal.kernels.elementwise import add, copy
 
 if TYPE_CHECKING:
     from baremetal.autograd.tensor import Tensor
 
-
-class AutogradError(BaremetalError):
-    """The tape cannot give the gradient that was asked for."""
+EVERYTHING = -1  # below every node's sequence number
 
 
 class Owed:
     """Weight gradients that a deferred backward still owes. `pay()` computes them, once."""
 
-    def __init__(self) -> None:
-        self._work: list[tuple[Node, Rule, Any, np.ndarray]] = []
+    def __init__(self, retain: bool) -> None:
+        self._work: list[tuple[int, Callable[[_Sweep], None]]] = []
+        self._retain = retain
         self._paid = False
 
     def __len__(self) -> int:
-        """How many rules are still to be run."""
+        """How many pieces of work are left."""
         return len(self._work)
 
-    def add(self, node: Node, rule: Rule, context: Any, grad: np.ndarray) -> None:
-        """Note one rule for later. It keeps alive what it needs, and nothing more."""
-        self._work.append((node, rule, context, grad))
+    def add(self, node: Node, work: "Callable[[_Sweep], None]") -> None:
+        """Note work for later. It keeps alive what it needs, and nothing more."""
+        self._work.append((node.sequence, work))
 
     def pay(self) -> None:
-        """Run the owed rules in tape order, adding to the parameters' gradients."""
+        """Do the owed work, adding to the parameters' gradients.
+
+        Views of parameters (the transpose of a tied head) are nodes of their own. Each has its
+        turn between the same two pieces of work as in a backward that defers nothing: additions
+        in another order would round differently.
+        """
         if self._paid:
             raise AutogradError("these weight gradients were paid before: pay() works once")
         self._paid = True
-        pending = _Pending(defer=None)
-        for node, rule, context, grad in self._work:
-            _check_guards(node)
-            pending.run_rule(node, rule, context, grad)
+        sweep = _Sweep(self._retain, owed=None)
+        for sequence, work in self._work:
+            sweep.run(down_to=sequence)
+            work(sweep)
         self._work.clear()
-        pending.sweep(retain=False)
+        sweep.run(down_to=EVERYTHING)
 
 
-class _Pending:
-    """Gradients of values whose turn has not come, and the nodes that wait for them."""
+class _Sweep:
+    """One walk down the tape: gradients of values whose turn has not come, and who waits."""
 
-    def __init__(self, defer: Owed | None) -> None:
-        self.defer = defer
+    def __init__(self, retain: bool, owed: Owed | None) -> None:
+        self.retain = retain
+        self.owed = owed
         self.grads: dict[Node, np.ndarray] = {}
         self.owned: set[Node] = set()  # grads that nobody else can see, so adding in place is safe
         self._waiting: list[tuple[int, Node]] = []  # a heap: the youngest node on top
 
-    def sweep(self, retain: bool) -> None:
-        """Visit the nodes that have gradients, the youngest first, until none is left."""
-        while self._waiting:
-            _, node = heapq.heappop(self._waiting)
-            self.owned.discard(node)
-            self._visit(node, self.grads.pop(node), retain)
+    def start(self, node: Node, grad: np.ndarray) -> None:
+        """Begin at this node with this gradient, in memory of our own."""
+        self.grads[node] = grad
+        self.owned.add(node)
+        self._waiting.append((-node.sequence, node))
 
-    def _visit(self, node: Node, grad: np.ndarray, retain: bool) -> None:
+    def run(self, down_to: int) -> None:
+        """Visit the waiting nodes younger than `down_to`, the youngest first."""
+        waiting = self._waiting
+        while waiting and -waiting[0][0] > down_to:
+            node = heapq.heappop(waiting)[1]
+            owned = node in self.owned
+            self.owned.discard(node)
+            self._visit(node, self.grads.pop(node), owned)
+
+    def _visit(self, node: Node, grad: np.ndarray, owned: bool) -> None:
         context = node.context
         if context is None:
-            raise AutogradError(
-                f"backward reached '{node.op.name}' whose tape was already freed: call "
-                "backward(retain_tape=True) the first time, or run the forward again"
-            )
-        _check_guards(node)
-        done: set[int] = set()
-        for position, parent in enumerate(node.parents):
-            if parent is None or position in done:
+            raise _freed(node)
+        if node.guards:
+            _check_guards(node, context)
+        op, parents = node.op, node.parents
+        if len(op.rules) < len(op.inputs):
+            _check_rules(node)
+        # If only one input gets a gradient, ours may become its: nobody else will read it.
+        passes_on = owned and node.wanted == 1
+        for rule in op.rules:
+            if not _is_wanted(rule, parents, op.variadic):
                 continue
-            rule = node.op.rule_for(position)
-            if rule is None:
-                name = node.op.inputs[min(position, len(node.op.inputs) - 1)]
-                raise AutogradError(
-                    f"operation '{node.op.name}' has no gradient rule for its input '{name}': "
-                    f"declare one with @{node.op.name}.vjp('{name}'), or detach() that input"
-                )
-            done.update(range(len(node.parents)) if node.op.variadic else rule.inputs)
-            if self.defer is not None and _leads_to_weights(node, rule):
-                self.defer.add(node, rule, context, grad)
+            if self.owed is not None and _leads_to_weights(node, rule):
+                self.owed.add(node, _later(node, rule, context, grad))
             else:
-                self.run_rule(node, rule, context, grad)
-        if not retain:
+                self.run_rule(node, rule, context, grad, passes_on)
+        if not self.retain:
             node.context = None
 
-    def run_rule(self, node: Node, rule: Rule, context: Any, grad: np.ndarray) -> None:
+    def run_rule(
+        self, node: Node, rule: Rule, context: Context, grad: np.ndarray, passes_on: bool
+    ) -> None:
         """Run one rule and hand each gradient to the input it belongs to."""
         if rule.accumulates:
             self._accumulate(node, rule, context, grad)
             return
         results = rule.function(context, grad)
         positions = range(len(node.parents)) if node.op.variadic else rule.inputs
-        if len(positions) == 1 and not isinstance(results, tuple):
+        if not isinstance(results, tuple):
             results = (results,)
         for position, result in zip(positions, results, strict=True):
             parent = node.parents[position]
             if parent is None:
                 continue
-            _check_shape(node, context, position, result)
-            # Memory that something else can still see must not be added into later on.
-            twice = sum(other is result for other in results) > 1
-            shared = twice or np.may_share_memory(result, grad)
-            self.receive(parent, result, context, shared)
+            _check_result(node, position, parent, result)
+            if passes_on:
+                shared = _sees(result, context.saved)
+            else:
+                shared = _sees(result, (grad, *context.saved)) or _is_twice(result, results)
+            self.receive(node, parent, result, context, shared)
 
-    def _accumulate(self, node: Node, rule: Rule, context: Any, grad: np.ndarray) -> None:
+    def _accumulate(self, node: Node, rule: Rule, context: Context, grad: np.ndarray) -> None:
         """A rule that can add into memory it is given: let it, where that memory is ours."""
         (position,) = rule.inputs
         parent = node.parents[position]
         if isinstance(parent, Node):
             if parent in self.owned:
                 rule.function(context, grad, self.grads[parent], 1.0)
-            else:
-                self.receive(parent, rule.function(context, grad, None, 0.0), context, False)
+                return
+            result = rule.function(context, grad, None, 0.0)
+            _check_result(node, position, parent, result)
+            self.receive(node, parent, result, context, shared=False)
             return
         target = parent.gradient_target()
+        beta = 1.0 if parent.has_gradient else 0.0
+        result = rule.function(context, grad, target, beta)
         if target is None:
-            parent.set_gradient(rule.function(context, grad, None, 0.0))
-        else:
-            beta = 1.0 if parent.has_gradient else 0.0
-            rule.function(context, grad, target, beta)
-            parent.set_gradient(target)
+            _check_result(node, position, parent, result)
+        parent.set_gradient(result if target is None else target)
 
-    def receive(self, parent: Any, result: np.ndarray, context: Any, shared: bool) -> None:
-        """Add `result` to the gradient of a node or a leaf."""
+    def receive(
+        self, node: Node, parent: Any, result: np.ndarray, context: Context, shared: bool
+    ) -> None:
+        """Add `result` to the gradient of a node or a leaf (`node` is where it came from)."""
+        if self.owed is not None and parent.weight_side:
+            # It came out of one kernel together with an activation's gradient. It is added when
+            # the others are, or the order of additions would differ.
+            self.owed.add(node, lambda later: later.receive(node, parent, result, context, shared))
+            return
         if not isinstance(parent, Node):
             parent.add_gradient(result, shared)
             return
@@ -149,11 +175,30 @@ class _Pending:
                 self.owned.add(parent)
             heapq.heappush(self._waiting, (-parent.sequence, parent))
             return
-        # Adding in place is right only where no other value's gradient is this same memory.
-        total = present if parent in self.owned else context.empty_like(present)
+        if not shared and result.flags.c_contiguous:
+            total = result
+        else:
+            total = present if parent in self.owned else context.empty_like(present)
         context.launch(add, present, result, total)
         self.grads[parent] = total
         self.owned.add(parent)
+
+
+def _later(node: Node, rule: Rule, context: Context, grad: np.ndarray) -> Callable[[_Sweep], None]:
+    def work(sweep: _Sweep) -> None:
+        _check_guards(node, context)
+        sweep.run_rule(node, rule, context, grad, passes_on=False)
+
+    return work
+
+
+def _is_wanted(rule: Rule, parents: list, variadic: bool) -> bool:
+    """Whether any gradient that the rule yields is wanted."""
+    if variadic:
+        return True
+    if len(rule.inputs) == 1:
+        return parents[rule.inputs[0]] is not None
+    return any(parents[position] is not None for position in rule.inputs)
 
 
 def _leads_to_weights(node: Node, rule: Rule) -> bool:
@@ -163,25 +208,73 @@ def _leads_to_weights(node: Node, rule: Rule) -> bool:
     return all(parent.weight_side for parent in wanted)
 
 
-def _check_guards(node: Node) -> None:
-    for guard in node.guards:
-        if guard.version.count != guard.seen:
+def _sees(result: np.ndarray, others: tuple) -> bool:
+    """Whether `result` looks into the memory of any of these arrays."""
+    if isinstance(result.base, np.ndarray):  # a view: compare whose memory it is
+        root = owner(result)
+        return any(other is not None and owner(other) is root for other in others)
+    return any(other is result for other in others)
+
+
+def _is_twice(result: np.ndarray, results: tuple) -> bool:
+    return len(results) > 1 and sum(other is result for other in results) > 1
+
+
+# ---------------------------------------------------------------- what can go wrong on the way
+
+
+def _freed(node: Node) -> AutogradError:
+    return AutogradError(
+        f"backward reached '{node.op.name}' whose tape was already freed: call "
+        "backward(retain_tape=True) the first time, or run the forward again"
+    )
+
+
+def _check_rules(node: Node) -> None:
+    """Refuse a wanted input for which the operation declares no rule."""
+    op: Op = node.op
+    if op.variadic and op.rules:
+        return
+    covered = {position for rule in op.rules for position in rule.inputs}
+    for position, parent in enumerate(node.parents):
+        if parent is not None and position not in covered:
+            name = op.input_name(position)
             raise AutogradError(
-                f"'{node.op.name}' saved {guard.what} (shape {node.shape} came out) for its "
-                f"gradient, but that value was since changed in place by "
-                f"'{guard.version.changed_by}' (version {guard.seen} -> {guard.version.count}): "
-                "change a copy instead, or make the change before the operation"
+                f"operation '{op.name}' has no gradient rule for its input '{name}': "
+                f"declare one with @{op.name}.vjp('{name}'), or detach() that input"
             )
 
 
-def _check_shape(node: Node, context: Any, position: int, result: np.ndarray) -> None:
-    expected = context.shapes[position]
-    if result.shape != expected:
-        name = node.op.inputs[min(position, len(node.op.inputs) - 1)]
+def _check_guards(node: Node, context: Context) -> None:
+    for version, seen, position in node.guards:
+        if version.count != seen:
+            if position == OUTPUT:
+                what = f"its output (shape {node.shape})"
+            else:
+                name, shape = node.op.input_name(position), context.shapes[position]
+                what = f"its input '{name}' (shape {shape})"
+            raise AutogradError(
+                f"'{node.op.name}' saved {what} for its gradient, but that value was since "
+                f"changed in place by '{version.changed_by}' (version {seen} -> "
+                f"{version.count}): change a copy instead, or make the change before the operation"
+            )
+
+
+def _check_result(node: Node, position: int, parent: Any, result: Any) -> None:
+    if not isinstance(result, np.ndarray):
         raise AutogradError(
-            f"the rule of '{node.op.name}' for '{name}' returned shape {result.shape}, but "
-            f"'{name}' has shape {expected}: mend the rule"
+            f"the rule of '{node.op.name}' for '{node.op.input_name(position)}' returned "
+            f"{type(result).__name__}, expected an array: mend the rule"
         )
+    if result.shape != parent.shape or result.dtype != parent.dtype:
+        name = node.op.input_name(position)
+        raise AutogradError(
+            f"the rule of '{node.op.name}' for '{name}' returned shape {result.shape} "
+            f"{result.dtype}, but '{name}' has shape {parent.shape} {parent.dtype}: mend the rule"
+        )
+
+
+# ---------------------------------------------------------------- the way in
 
 
 def backward(
@@ -216,13 +309,13 @@ def backward(
             "was computed from has requires_grad=True (or it was made under no_grad)"
         )
     grad = _seed(tensor, cotangent)
-    owed = Owed() if defer_weights else None
-    pending = _Pending(owed)
+    owed = Owed(retain_tape) if defer_weights else None
     if tensor.node is None:  # a leaf: its own gradient is the cotangent
-        tensor.add_gradient(grad, shared=True)
+        tensor.add_gradient(grad, shared=False)
         return owed
-    pending.receive(tensor.node, grad, tensor, shared=False)
-    pending.sweep(retain_tape)
+    sweep = _Sweep(retain_tape, owed)
+    sweep.start(tensor.node, grad)
+    sweep.run(down_to=EVERYTHING)
     return owed
 
 
@@ -234,7 +327,7 @@ def _seed(tensor: "Tensor", cotangent: Any) -> np.ndarray:
                 "pass backward(cotangent), or reduce to a scalar first, e.g. with .sum()"
             )
         return tensor.device.full(tensor.shape, 1.0, tensor.dtype)
-    array = np.asarray(getattr(cotangent, "data", cotangent))
+    array = cotangent.data if isinstance(cotangent, Traced) else np.asarray(cotangent)
     if array.shape != tensor.shape:
         raise AutogradError(
             f"the cotangent has shape {array.shape}, but the tensor has shape {tensor.shape}: "

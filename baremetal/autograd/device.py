@@ -58,14 +58,27 @@ class Device:
         self.launch(fill, out, value=value)
         return out
 
+    def numbers(self, *values: float, dtype: Any = np.float64) -> np.ndarray:
+        """A small buffer (len(values),) of numbers that kernels read from memory.
+
+        What changes from step to step (learning rate, step count, clip factor, loss scale, a
+        count of tokens) is passed to kernels in such a buffer and not as an argument, so that a
+        recorded step can run again with other numbers in it: ``buffer[0] = 3e-4``.
+        """
+        buffer = self.empty(len(values), dtype)
+        buffer[...] = values  # from Python into memory: the one write that is not a launch
+        return buffer
+
     def launch(self, kernel: Kernel, *arrays: Any, **attributes: Any) -> None:
         """Run `kernel` on these arrays. Outputs are among the arguments; nothing is returned."""
-        if self._listener is None:
-            self._run(kernel, arrays, attributes)
-        else:
+        if self._listener is not None:
             self._listener(
                 lambda: self._run(kernel, arrays, attributes), kernel, arrays, attributes
             )
+        elif self.kernels == "native":
+            kernel.run(*arrays, **attributes)
+        else:
+            kernel.reference(*arrays, **attributes)
 
     def _run(self, kernel: Kernel, arrays: tuple, attributes: dict[str, Any]) -> None:
         if self.kernels == "native":

@@ -7,10 +7,12 @@ An operation y = f(a, b) with cotangent g = dL/dy has for each input a vector-Ja
 and each is declared by itself, so that the engine can compute activation gradients now and weight
 gradients later (pipeline schedules with a split backward need exactly that):
 
-    @op
+    @op(promotes="common")
     def multiply(ctx, a, b):
         ctx.save(a, b)
-        return ctx.new(K.multiply, a, b)
+        out = ctx.empty(broadcast_shapes("multiply", a.shape, b.shape), a.dtype)
+        ctx.launch(kernels.multiply, a, b, out)
+        return out
 
     @multiply.vjp("a")
     def _(ctx, grad):
@@ -21,23 +23,30 @@ Positional parameters are inputs (arrays; None for an absent optional one), keyw
 parameters are attributes (not differentiated). Forward and rules see NumPy arrays and launch
 kernels through `ctx.launch`; they never touch tensors.
 
-A rule that several inputs share (attention's q, k and v come out of one kernel) names them all and
-returns a tuple. A rule declared with ``accumulates=True`` takes ``(ctx, grad, into, beta)`` and
-computes ``into = beta * into + result`` (or allocates when `into` is None): BLAS adds for free.
-An operation may lack a rule; backward then raises when it gets there, never returns silence.
+What a rule returns is new memory, or the cotangent itself or a view of it. A rule that several
+inputs share (attention's q, k and v come out of one kernel) names them all and returns a tuple. A
+rule declared with ``accumulates=True`` takes ``(ctx, grad, into, beta)`` and computes
+``into = beta * into + result`` (with `into` None it allocates; with beta 0 it must not read
+`into`): BLAS adds for free, and so does a kernel that adds into its output.
+
+An operation may lack a rule; backward then raises when it gets there, never returns silence. What
+has no derivative at all (a comparison, an argmax) says ``differentiable=False`` and its result is
+simply off the tape.
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from baremetal.autograd.device import Device
+from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.mode import grad_enabled
+from baremetal.autograd.promotion import common_dtype, needs_floating, to_array
+from baremetal.autograd.tape import OUTPUT, Guard, Node, Version
+from baremetal.autograd.traced import Traced
 from baremetal.errors import BaremetalError
-from baremetal.kernels.kernel import Kernel
 
 
 class Context:
@@ -45,24 +54,28 @@ class Context:
 
     Attributes:
         device: where to launch and allocate.
+        launch: ``launch(kernel, *arrays, **attributes)`` on that device.
+        empty: ``empty(shape, dtype)``, uninitialised memory on that device.
         saved: the arrays given to `save`, in that order.
         needs: for each input, whether its gradient is wanted.
         attributes: the keyword arguments of the call.
-        shapes: the shape of each input (None for an absent one).
+        shapes: the shape of each input (None for an absent one); for the rules.
         notes: anything else that `remember` was given (integers, tuples; no arrays).
     """
 
-    __slots__ = ("attributes", "device", "needs", "notes", "saved", "shapes")
+    __slots__ = ("attributes", "device", "empty", "launch", "needs", "notes", "saved", "shapes")
 
-    def __init__(self, device: Device, needs: tuple[bool, ...], attributes: dict[str, Any]) -> None:
+    def __init__(self, device: Device, needs: Sequence[bool], attributes: dict[str, Any]) -> None:
         self.device = device
+        self.launch = device.launch  # bound once: every forward and every rule calls them
+        self.empty = device.empty
         self.needs = needs
         self.attributes = attributes
-        self.saved: tuple[np.ndarray, ...] = ()
-        self.shapes: tuple[tuple[int, ...] | None, ...] = ()
+        self.saved: tuple[Any, ...] = ()
+        self.shapes: Sequence[Any] = ()
         self.notes: tuple[Any, ...] = ()
 
-    def save(self, *arrays: np.ndarray) -> None:
+    def save(self, *arrays: np.ndarray | None) -> None:
         """Keep these arrays for the rules. Inputs and the output are watched for changes."""
         self.saved = arrays
 
@@ -70,17 +83,13 @@ class Context:
         """Keep plain values for the rules."""
         self.notes = notes
 
-    def launch(self, kernel: Kernel, *arrays: Any, **attributes: Any) -> None:
-        """Launch on this context's device."""
-        self.device.launch(kernel, *arrays, **attributes)
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Allocate on this context's device."""
-        return self.device.empty(shape, dtype)
-
     def empty_like(self, array: np.ndarray) -> np.ndarray:
         """Allocate an array of the same shape and dtype (always C-contiguous)."""
-        return self.device.empty(array.shape, array.dtype)
+        return self.empty(array.shape, array.dtype)
+
+    def constant(self, value: float, dtype: Any) -> np.ndarray:
+        """A 0-d array to broadcast, holding this number."""
+        return np.array(value, dtype)
 
 
 class Rule(NamedTuple):
@@ -91,62 +100,36 @@ class Rule(NamedTuple):
     accumulates: bool
 
 
-@dataclass(frozen=True)
-class Guard:
-    """Remembers the version of a tensor whose value a rule will read."""
-
-    what: str
-    version: "Version"
-    seen: int
-
-
-class Version:
-    """Counts in-place changes of one piece of memory; shared by a tensor and all its views."""
-
-    __slots__ = ("changed_by", "count")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.changed_by = ""
-
-    def bump(self, changed_by: str) -> None:
-        self.count += 1
-        self.changed_by = changed_by
-
-
-class Node:
-    """One entry of the tape: which operation made a value, from what, and what it saved.
+class Op:
+    """A differentiable operation: call it with tensors, get a tensor, and the tape grows by one.
 
     Attributes:
-        parents: per input the node that made it, the leaf tensor itself, or None if no gradient
-            is wanted there. (Not the input tensors: those would keep dead activations alive.)
-        context: what the rules need; None once the tape has been freed.
-        weight_side: this value is a mere view of parameters, so its gradient belongs to the
-            weight gradients.
+        name: unique in the registry.
+        inputs: the names of the positional parameters.
+        variadic: the last of them takes any number of inputs; one rule yields all gradients.
+        rules: what `vjp` declared, in that order.
+        differentiable: False where no gradient exists.
     """
 
-    __slots__ = ("context", "dtype", "guards", "op", "parents", "sequence", "shape", "weight_side")
-
-    def __init__(self, op: "Op", context: Context, parents: tuple, output: np.ndarray) -> None:
-        self.op = op
-        self.context: Context | None = context
-        self.parents = parents
-        self.shape = output.shape
-        self.dtype = output.dtype
-        self.sequence = next(context.device.sequence)
-        self.guards: tuple[Guard, ...] = ()
-        self.weight_side = op.is_view and all(p is None or p.weight_side for p in parents)
-
-
-class Op:
-    """A differentiable operation: call it with tensors, get a tensor, and the tape grows by one."""
-
-    def __init__(self, forward: Callable[..., np.ndarray], is_view: bool) -> None:
+    def __init__(
+        self,
+        forward: Callable[..., np.ndarray],
+        is_view: bool,
+        promotes: Literal["common", "floating"] | None,
+        constants: Sequence[str],
+        differentiable: bool,
+    ) -> None:
         parameters = list(inspect.signature(forward).parameters.values())[1:]  # without ctx
         self.name = forward.__name__
         self.forward = forward
         self.is_view = is_view
+        self.promotes = promotes
+        self.differentiable = differentiable
         self.inputs = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        # Constants stand before or after the inputs that meet in one dtype, never between.
+        first = 1 if self.inputs[0] in constants else 0
+        self.has_constants = len(constants) > 0
+        self.promoted = slice(first, None if first else len(self.inputs) - len(constants))
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.rules: list[Rule] = []
         self.__doc__ = forward.__doc__
@@ -166,81 +149,161 @@ class Op:
 
         return declare
 
-    def rule_for(self, position: int) -> Rule | None:
-        """The rule that yields the gradient of the input at this position, if there is one."""
-        if self.variadic:
-            position = min(position, len(self.inputs) - 1)
-        return next((rule for rule in self.rules if position in rule.inputs), None)
+    def input_name(self, position: int) -> str:
+        """The parameter's name, as the forward spells it."""
+        return self.inputs[min(position, len(self.inputs) - 1)]
 
-    def __call__(self, first: Any, *others: Any, **attributes: Any) -> Any:
-        """Apply to tensors. The first input is a tensor; others may be tensors, arrays or None.
+    # ------------------------------------------------------------ calling
 
-        Arrays (token indices, masks) are constants: no gradient flows to them.
+    def __call__(self, *inputs: Any, **attributes: Any) -> Any:
+        """Apply to tensors. At least one input is a tensor; others may be arrays, numbers or None.
+
+        Arrays and numbers (token indices, masks, factors) are constants: no gradient flows to
+        them. This is the hottest code of the eager mode, hence plain loops and no helpers.
         """
-        inputs = (first, *others)
-        recording = grad_enabled()
-        arrays, needs = [], []
+        recording = self.differentiable and grad_enabled()
+        lead: Any = None
+        arrays: list[Any] = []
+        needs: list[bool] = []
+        ready = True
         for value in inputs:
-            is_constant = value is None or isinstance(value, np.ndarray)
-            arrays.append(value if is_constant else value.data)
-            needs.append(recording and not is_constant and value.requires_grad)
-            if not is_constant and value.device is not first.device:
-                raise BaremetalError(
-                    f"'{self.name}' got tensors on {first.device} and on {value.device}: "
-                    "create them on one device"
-                )
-        context = Context(first.device, tuple(needs), attributes)
-        context.shapes = tuple(None if a is None else a.shape for a in arrays)
+            if isinstance(value, Traced):
+                arrays.append(value.data)
+                needs.append(recording and value.tracked)
+                if lead is None:
+                    lead = value
+                elif value.device is not lead.device:
+                    raise self._two_devices(lead, value)
+            else:
+                arrays.append(value)
+                needs.append(False)
+                if value is not None and not isinstance(value, np.ndarray):
+                    ready = False
+        if lead is None:
+            raise BaremetalError(
+                f"'{self.name}' got no tensor among its inputs: wrap one of them in Tensor(...)"
+            )
+        if not ready or (self.promotes is not None and not self._share_dtype(arrays)):
+            return self(*self._prepared(inputs), **attributes)
+
+        context = Context(lead.device, needs, attributes)
         output = self.forward(context, *arrays, **attributes)
         # A view shares its base's memory, hence its base's count of changes.
-        shares = self.is_view and _owner(output) is _owner(arrays[0])
-        version = first.version if shares else Version()
-        if not any(needs):
-            return first.made_by_op(output, None, version)
-        parents = tuple(
-            (t.node or t) if need else None for t, need in zip(inputs, needs, strict=True)
+        shares = self.is_view and owner(output) is owner(arrays[0])
+        version = lead.version if shares else Version()
+        if True not in needs or output.dtype.kind in "iub":
+            return lead.made_by_op(output, None, version)
+        node = self._record(context, inputs, arrays, output, version)
+        return lead.made_by_op(output, node, version)
+
+    def _record(self, context, inputs, arrays, output, version) -> Node:
+        """The tape's entry for one call whose gradient is wanted."""
+        context.shapes = [None if a is None else a.shape for a in arrays]
+        parents = [
+            (tensor.node or tensor) if need else None
+            for tensor, need in zip(inputs, context.needs, strict=True)
+        ]
+        node = Node(self, context, parents, output, next(context.device.sequence))
+        if context.saved:
+            node.guards = _guards(context.saved, inputs, arrays, output, version)
+        return node
+
+    # ------------------------------------------------------------ before the call
+
+    def _share_dtype(self, arrays: list[Any]) -> bool:
+        """Whether the inputs need no conversion."""
+        meeting = arrays[self.promoted] if self.has_constants else arrays
+        first = meeting[0].dtype
+        for array in meeting:
+            if array is not None and array.dtype != first:
+                return False
+        return self.promotes == "common" or not needs_floating(first)
+
+    def _prepared(self, inputs: Sequence[Any]) -> list[Any]:
+        """The inputs with numbers made arrays and dtypes made equal, by NumPy's rules."""
+        if self.promotes is None:
+            return [v if v is None or isinstance(v, Traced) else to_array(v) for v in inputs]
+        prepared = list(inputs)
+        meeting = inputs[self.promoted] if self.has_constants else inputs
+        dtype = common_dtype(self.name, meeting, floating=self.promotes == "floating")
+        cast = _REGISTRY["cast"]
+        for position, value in enumerate(meeting, start=self.promoted.start):
+            if isinstance(value, Traced):
+                prepared[position] = value if value.dtype == dtype else cast(value, dtype=dtype)
+            elif value is not None:
+                prepared[position] = to_array(value, dtype)
+        return [v if v is None or isinstance(v, Traced) else to_array(v) for v in prepared]
+
+    def _two_devices(self, first: Traced, second: Traced) -> BaremetalError:
+        return BaremetalError(
+            f"'{self.name}' got tensors on {first.device} and on {second.device}: "
+            "create them on one device"
         )
-        node = Node(self, context, parents, output)
-        node.guards = self._guards(context, inputs, arrays, output, version)
-        return first.made_by_op(output, node, version)
-
-    def _guards(self, context, inputs, arrays, output, version) -> tuple[Guard, ...]:
-        """Which of the saved arrays are tensors' memory, and at which version."""
-        guards = []
-        for saved in context.saved:
-            owner = _owner(saved)
-            if owner is _owner(output):
-                guards.append(Guard("its output", version, version.count))
-                continue
-            for position, tensor in enumerate(inputs):
-                if hasattr(tensor, "version") and owner is _owner(arrays[position]):
-                    name = self.inputs[min(position, len(self.inputs) - 1)]
-                    guards.append(
-                        Guard(f"its input '{name}'", tensor.version, tensor.version.count)
-                    )
-                    break
-        return tuple(guards)
 
 
-def _owner(array: np.ndarray) -> Any:
+def _guards(saved, inputs, arrays, output, version) -> list[Guard]:
+    """Which of the saved arrays are tensors' memory, and at which version."""
+    guards = []
+    for array in saved:
+        if array is None:
+            continue
+        if array is output:
+            guards.append((version, version.count, OUTPUT))
+            continue
+        for position, candidate in enumerate(arrays):
+            if candidate is array or _is_view_of(array, candidate):
+                tensor = inputs[position]
+                if isinstance(tensor, Traced):
+                    guards.append((tensor.version, tensor.version.count, position))
+                break
+        else:
+            if _is_view_of(array, output):
+                guards.append((version, version.count, OUTPUT))
+    return guards
+
+
+def owner(array: Any) -> Any:
     """The object that owns the array's memory, through any chain of views."""
     while isinstance(array, np.ndarray) and array.base is not None:
         array = array.base
     return array
 
 
+def _is_view_of(array: np.ndarray, other: np.ndarray | None) -> bool:
+    """Whether `array` looks into the memory that `other` looks into."""
+    return isinstance(array.base, np.ndarray) and owner(array) is owner(other)
+
+
 _REGISTRY: dict[str, Op] = {}
 
 
-def op(forward: Callable | None = None, *, is_view: bool = False) -> Any:
+def op(
+    forward: Callable | None = None,
+    *,
+    is_view: bool = False,
+    promotes: Literal["common", "floating"] | None = None,
+    constants: Sequence[str] = (),
+    differentiable: bool = True,
+) -> Any:
     """Decorator: declare an operation by its forward and enter it in the registry.
 
     Args:
         is_view: the output is (usually) a view of the first input's memory, not a new value.
+        promotes: "common" brings the inputs to one dtype by NumPy's rules before the forward sees
+            them; "floating" also makes integers floating. By a differentiable cast, so gradients
+            come back in each input's own dtype.
+        constants: the inputs that take no part in this (a mask, a condition).
+        differentiable: False keeps the result off the tape.
     """
     if forward is None:
-        return lambda f: op(f, is_view=is_view)
-    declared = Op(forward, is_view)
+        return lambda f: op(
+            f,
+            is_view=is_view,
+            promotes=promotes,
+            constants=constants,
+            differentiable=differentiable,
+        )
+    declared = Op(forward, is_view, promotes, constants, differentiable)
     if declared.name in _REGISTRY:
         raise ValueError(f"two operations are called '{declared.name}': rename one of them")
     _REGISTRY[declared.name] = declared
@@ -250,3 +313,6 @@ def op(forward: Callable | None = None, *, is_view: bool = False) -> Any:
 def registry() -> dict[str, Op]:
     """All operations declared so far, by name (a copy)."""
     return dict(_REGISTRY)
+
+
+__all__ = ["AutogradError", "Context", "Op", "Rule", "op", "owner", "registry"]

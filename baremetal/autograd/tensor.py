@@ -5,44 +5,47 @@
     y.backward()
     x.grad                      # 2x
 
-Everything a tensor can do is an operation in `ops/`; the methods here only name them, convert
-plain numbers and arrays, and promote dtypes by NumPy's rules.
+Everything a tensor can do is an operation in `ops/`. The names are spread over four files by idea:
+`operators.py` (+, @, <, [...]), `methods.py` (sum, reshape, softmax, ...), `inplace.py` (changes
+where it lies) and here: making tensors, gradients, and looking at what is inside.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from baremetal.autograd import ops
-from baremetal.autograd.backward import AutogradError, Owed, backward
+from baremetal.autograd.backward import Owed, backward
 from baremetal.autograd.device import CPU, Device
-from baremetal.autograd.op import Node, Version
-from baremetal.kernels.elementwise import add as add_kernel
-from baremetal.kernels.elementwise import copy as copy_kernel
+from baremetal.autograd.errors import AutogradError
+from baremetal.autograd.inplace import InPlace
+from baremetal.autograd.methods import Methods
+from baremetal.autograd.operators import Operators
+from baremetal.autograd.promotion import to_array
+from baremetal.autograd.tape import Node, Version
+from baremetal.autograd.traced import check_floating
+
+Shape = int | tuple[int, ...]
 
 
-class Tensor:
+class Tensor(Operators, Methods, InPlace):
     """An array that can be differentiated through.
 
     Args:
-        data: anything `numpy.asarray` takes. Python floats become float32.
+        data: anything `numpy.asarray` takes. Python floats become float32. An array's memory is
+            shared, not copied; a tensor's too, and with it its count of in-place changes.
         requires_grad: collect gradients here when `backward` runs. Floating dtypes only.
         dtype: convert to this dtype.
         device: where it lives.
-
-    Attributes:
-        data: the underlying array. Writing to it bypasses the tape's change detection.
-        node: the tape entry that made it, None for a leaf.
-        version: counts in-place changes; shared with views.
         name: shown in messages and pictures.
+
+    Raises:
+        BaremetalError: `data` holds no numbers.
+        AutogradError: `requires_grad` on integers or booleans.
     """
 
-    __slots__ = (
-        "__weakref__", "_grad", "_grad_buffer", "data", "device", "name", "node", "requires_grad",
-        "version",
-    )  # fmt: skip
-    __array_priority__ = 1000  # so that  ndarray * Tensor  asks the tensor
-    weight_side = False  # a gradient that arrives here is an activation's (see Parameter)
+    __slots__ = ()
 
     def __init__(
         self,
@@ -52,81 +55,79 @@ class Tensor:
         device: Device = CPU,
         name: str = "",
     ) -> None:
-        if isinstance(data, Tensor):
-            data = data.data
-        array = np.asarray(data, dtype=dtype)
-        if dtype is None and not hasattr(data, "dtype") and array.dtype == np.float64:
+        source = data.data if isinstance(data, Tensor) else data
+        array = to_array(source, dtype)
+        if dtype is None and not hasattr(source, "dtype") and array.dtype == np.float64:
             array = array.astype(np.float32)  # plain Python numbers: our default precision
-        self._fill(array, device, None, Version())
+        shares = isinstance(data, Tensor) and array is source
+        self.fill_in(array, device, None, data.version if shares else Version())
         self.name = name
         if requires_grad:
-            _check_floating(array)
-            self.requires_grad = True
-
-    def _fill(self, data: np.ndarray, device: Device, node: Node | None, version: Version) -> None:
-        self.data = data
-        self.device = device
-        self.node = node
-        self.version = version
-        self.requires_grad = node is not None
-        self.name = ""
-        self._grad: np.ndarray | None = None
-        self._grad_buffer: np.ndarray | None = None
+            check_floating(array.dtype)
+            self.tracked = True
 
     def made_by_op(self, data: np.ndarray, node: Node | None, version: Version) -> "Tensor":
         """A new tensor for an operation's result, on this tensor's device (for `Op`)."""
         tensor = Tensor.__new__(Tensor)
-        tensor._fill(data, self.device, node, version)
+        tensor.fill_in(data, self.device, node, version)
         return tensor
+
+    # ------------------------------------------------------------ making tensors
+
+    @classmethod
+    def zeros(cls, shape: Shape, dtype: Any = np.float32, device: Device = CPU) -> "Tensor":
+        return Tensor(device.full(shape, 0.0, dtype), device=device)
+
+    @classmethod
+    def ones(cls, shape: Shape, dtype: Any = np.float32, device: Device = CPU) -> "Tensor":
+        return Tensor(device.full(shape, 1.0, dtype), device=device)
+
+    @classmethod
+    def full(
+        cls, shape: Shape, value: float, dtype: Any = np.float32, device: Device = CPU
+    ) -> "Tensor":
+        return Tensor(device.full(shape, value, dtype), device=device)
+
+    @classmethod
+    def arange(cls, *limits: float, dtype: Any = None, device: Device = CPU) -> "Tensor":
+        """`numpy.arange`: int64 for integers, float32 for floats."""
+        array = np.arange(*limits, dtype=dtype)
+        if dtype is None and array.dtype.kind == "f":
+            array = array.astype(np.float32)
+        return Tensor(array, device=device)
+
+    @classmethod
+    def randn(
+        cls,
+        shape: Shape,
+        rng: np.random.Generator,
+        dtype: Any = np.float32,
+        device: Device = CPU,
+        requires_grad: bool = False,
+    ) -> "Tensor":
+        """Normally distributed, mean 0 and standard deviation 1; the generator is explicit."""
+        values = np.asarray(rng.standard_normal(shape)).astype(dtype)
+        return Tensor(values, requires_grad, device=device)
 
     # ------------------------------------------------------------ gradients
 
     @property
     def grad(self) -> "Tensor | None":
-        """The gradient collected so far, or None."""
+        """The gradient collected so far, or None. Shares the memory it is collected in."""
         return None if self._grad is None else Tensor(self._grad, device=self.device)
 
     @grad.setter
     def grad(self, value: Any) -> None:
-        self._grad = None if value is None else np.asarray(getattr(value, "data", value))
-
-    @property
-    def has_gradient(self) -> bool:
-        """Whether any gradient has arrived since the last `zero_grad`."""
-        return self._grad is not None
-
-    def use_grad_buffer(self, buffer: np.ndarray) -> None:
-        """Collect gradients in this memory (a slice of an optimiser's flat arena)."""
-        self._grad_buffer = buffer
-        if self._grad is not None:
-            buffer[...] = self._grad
-            self._grad = buffer
-
-    def gradient_target(self) -> np.ndarray | None:
-        """Where a gradient should be written or added, if there is such a place already."""
-        return self._grad if self._grad is not None else self._grad_buffer
-
-    def set_gradient(self, array: np.ndarray) -> None:
-        """Declare that `array` now holds the gradient (for the engine)."""
+        if value is None:
+            self._grad = None
+            return
+        array = value.data if isinstance(value, Tensor) else to_array(value, self.dtype)
+        if array.shape != self.shape:
+            raise AutogradError(
+                f"a gradient of shape {array.shape} for a tensor of shape {self.shape}: the "
+                "shapes must be equal"
+            )
         self._grad = array
-
-    def add_gradient(self, result: np.ndarray, shared: bool) -> None:
-        """Add a gradient that a rule returned; `shared` memory is copied before it is kept."""
-        if self._grad is not None:
-            self.device.launch(add_kernel, self._grad, result, self._grad)
-            return
-        if self._grad_buffer is None and not shared:
-            self._grad = result
-            return
-        if self._grad_buffer is None:
-            self._grad = self.device.empty(result.shape, result.dtype)
-        else:
-            self._grad = self._grad_buffer
-        self.device.launch(copy_kernel, result, self._grad)
-
-    def zero_grad(self) -> None:
-        """Forget the gradient. (A buffer is overwritten by the next gradient, not cleared now.)"""
-        self._grad = None
 
     def backward(self, cotangent: Any = None, **options: Any) -> Owed | None:
         """Add dL/dx to every leaf's `grad`; see `baremetal.autograd.backward.backward`."""
@@ -136,23 +137,11 @@ class Tensor:
         """The same memory, off the tape."""
         return self.made_by_op(self.data, None, self.version)
 
+    def clone(self) -> "Tensor":
+        """A copy in memory of its own, still on the tape."""
+        return ops.clone(self)
+
     # ------------------------------------------------------------ looking at it
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def ndim(self) -> int:
-        return self.data.ndim
-
-    @property
-    def size(self) -> int:
-        return self.data.size
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.data.dtype
 
     def numpy(self) -> np.ndarray:
         """A read-only view. (A write through it would escape the tape's change detection.)"""
@@ -162,36 +151,92 @@ class Tensor:
 
     def item(self) -> Any:
         """The single element as a Python number."""
+        if self.size != 1:
+            raise AutogradError(
+                f"item() of a tensor of shape {self.shape}: it has {self.size} elements, expected "
+                "1; index it first, or use tolist()"
+            )
         return self.data.item()
 
-    # ------------------------------------------------------------ arithmetic
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self.data.tolist()
 
-    def _binary(self, operation: Any, other: Any, swap: bool = False) -> "Tensor":
-        other = self._coerce(other)
-        left, right = (other, self) if swap else (self, other)
-        return operation(left, right)
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """For `numpy.asarray(tensor)`: the same read-only view that `numpy()` gives."""
+        view = self.numpy()
+        if copy or (dtype is not None and np.dtype(dtype) != view.dtype):
+            return np.array(view, dtype=dtype)
+        return view
 
-    def _coerce(self, other: Any) -> "Tensor":
-        """A plain number takes this tensor's dtype (NumPy's weak scalars); arrays keep theirs."""
-        if isinstance(other, Tensor):
-            return other
-        return Tensor(np.asarray(other, dtype=self.dtype), device=self.device)
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len() of a tensor of shape (): a single number has no length")
+        return self.shape[0]
 
-    def __add__(self, other: Any) -> "Tensor":
-        return self._binary(ops.add, other)
+    def __iter__(self) -> Iterator["Tensor"]:
+        return (self[i] for i in range(len(self)))
 
-    __radd__ = __add__
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise AutogradError(
+                f"the truth of a tensor of shape {self.shape} is ambiguous: compare it, then use "
+                ".numpy().all() or .numpy().any()"
+            )
+        return bool(self.data.item())
 
-    def __mul__(self, other: Any) -> "Tensor":
-        return self._binary(ops.multiply, other)
+    def __float__(self) -> float:
+        return float(self.item())
 
-    __rmul__ = __mul__
+    def __int__(self) -> int:
+        return int(self.item())
 
-    def __matmul__(self, other: Any) -> "Tensor":
-        return self._binary(ops.matmul, other)
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"a tensor of dtype {self.dtype} is no index: use integers")
+        return int(self.item())
 
     def __repr__(self) -> str:
-        return f"Tensor({self.data!r})"
+        """The values, and of dtype, name, gradient and origin only what is not the default."""
+        kind = type(self).__name__
+        lines = np.array2string(
+            self.data, separator=", ", prefix=f"{kind}(", threshold=200, edgeitems=3, precision=4
+        )
+        facts = [] if self.size else [f"shape={self.shape}"]
+        if self.dtype != np.float32:
+            facts.append(f"dtype={self.dtype}")
+        if self.name:
+            facts.append(f"name={self.name!r}")
+        if self.node is not None:
+            facts.append(f"made by {self.node.op.name}")
+        elif self.tracked and kind == "Tensor":
+            facts.append("requires_grad=True")
+        elif not self.tracked and kind == "Parameter":
+            facts.append("frozen")
+        return f"{kind}({', '.join([lines, *facts])})"
+
+    # ------------------------------------------------------------ copying
+
+    def __deepcopy__(self, memo: dict) -> "Tensor":
+        """A leaf of its own, on the same device (`copy.deepcopy(model)`)."""
+        if self.node is not None:
+            raise AutogradError(
+                f"deepcopy of a tensor that '{self.node.op.name}' made: a copy would have no "
+                "tape; use detach() or clone()"
+            )
+        duplicate = type(self)(
+            self.data.copy(), requires_grad=self.tracked, device=self.device, name=self.name
+        )
+        memo[id(self)] = duplicate
+        return duplicate
+
+    def __reduce__(self) -> Any:
+        """Pickled by value, as a leaf on the default device."""
+        if self.device is not CPU:
+            raise AutogradError(
+                f"pickling a tensor on {self.device}: devices stay in their process; send .numpy()"
+            )
+        return _from_parts, (type(self), self.data, self.tracked, self.name)
 
 
 class Parameter(Tensor):
@@ -204,9 +249,6 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad=requires_grad, **options)
 
 
-def _check_floating(array: np.ndarray) -> None:
-    if array.dtype.kind != "f":
-        raise AutogradError(
-            f"requires_grad=True on dtype {array.dtype}: only floating tensors have gradients; "
-            "pass dtype=np.float32"
-        )
+def _from_parts(kind: type, data: np.ndarray, requires_grad: bool, name: str) -> Tensor:
+    """What unpickling calls."""
+    return kind(data, requires_grad=requires_grad, name=name)

@@ -1,0 +1,131 @@
+"""Cross-entropy: the loss of a language model.
+
+    loss_i = -log softmax(logits_i)[target_i]          dloss_i/dlogits = softmax(logits_i) - onehot
+
+Softmax, logarithm and choice are one kernel: the probabilities are never stored, forward reads the
+logits once and keeps one number per row (the log-sum-exp), backward reads them once more and
+writes the gradient.
+
+The mean is over the tokens that count. Gradient accumulation must divide by the count of the
+*whole* batch, not of each part, or parts with many ignored tokens weigh too much: pass it as
+`total`, and the parts' losses (and gradients) add up to those of the large batch.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from baremetal.autograd.op import Context, op
+from baremetal.autograd.ops.layout import as_rows, reshaped
+from baremetal.autograd.traced import Traced
+from baremetal.errors import BaremetalError
+from baremetal.kernels import cross_entropy as kernels
+from baremetal.kernels import elementwise as element_kernels
+from baremetal.kernels.reduction import sum as sum_kernel
+
+
+@op
+def cross_entropy(
+    ctx: Context,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    *,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    total: Any = None,
+) -> np.ndarray:
+    """Cross-entropy in nats of logits (..., V) against targets (...) of integers.
+
+    Args:
+        ignore_index: targets of this value do not count, and get no gradient.
+        reduction: "mean" over the tokens that count (0 if none does), "sum", or "none" for one
+            loss per token.
+        total: with "mean", divide by this number instead of by this batch's own count: a number,
+            or a buffer of one element on the device, which a recorded step reads anew each time.
+
+    Raises:
+        BaremetalError: a target outside 0..V-1, shapes that do not match, an unknown reduction.
+    """
+    _check(logits, targets, reduction)
+    rows = as_rows(ctx, logits)
+    flat = np.ascontiguousarray(targets, dtype=np.int64).reshape(-1)
+    counted = _count(flat, rows.shape[1], ignore_index)
+    losses = ctx.empty(flat.shape, rows.dtype)
+    lse = ctx.empty(flat.shape, rows.dtype)
+    ctx.launch(kernels.cross_entropy, rows, flat, losses, lse, ignore_index=ignore_index)
+    count = None
+    if reduction == "mean":
+        count = _as_count(ctx, max(counted, 1) if total is None else total, rows.dtype)
+    ctx.save(rows, flat, lse, count)
+    if reduction == "none":
+        return losses.reshape(targets.shape)
+    out = ctx.empty((), rows.dtype)
+    ctx.launch(sum_kernel, losses, out, axis=(0,))
+    if count is not None:
+        ctx.launch(element_kernels.divide, out, count, out)
+    return out
+
+
+@cross_entropy.vjp("logits")
+def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
+    rows, targets, lse, count = ctx.saved
+    reduction = ctx.attributes.get("reduction", "mean")
+    if reduction == "none":
+        per_row = reshaped(ctx, grad, targets.shape)
+    else:  # one number, the same for every row
+        per_row = ctx.empty(targets.shape, grad.dtype)
+        if count is None:
+            ctx.launch(element_kernels.copy, grad, per_row)
+        else:
+            ctx.launch(element_kernels.divide, grad, count, per_row)
+    out = ctx.empty(ctx.shapes[0], grad.dtype)
+    ctx.launch(
+        kernels.cross_entropy_backward, rows, targets, lse, per_row, as_rows(ctx, out),
+        ignore_index=ctx.attributes.get("ignore_index", -100),
+    )  # fmt: skip
+    return out
+
+
+def _check(logits: np.ndarray, targets: np.ndarray, reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise BaremetalError(f"reduction {reduction!r}: expected 'mean', 'sum' or 'none'")
+    if targets.dtype.kind not in "iu":
+        raise BaremetalError(
+            f"cross_entropy: targets have dtype {targets.dtype}, expected integers (token ids)"
+        )
+    if logits.ndim == 0 or logits.shape[:-1] != targets.shape:
+        raise BaremetalError(
+            f"cross_entropy: logits {logits.shape} need one target per row, that is targets of "
+            f"shape {logits.shape[:-1]}, got {targets.shape}"
+        )
+
+
+def _count(targets: np.ndarray, vocabulary: int, ignore_index: int) -> int:
+    """How many targets count. Refuses those that are no token."""
+    # As unsigned numbers negative targets are huge: usually one comparison settles it.
+    ignores = 0 <= ignore_index < vocabulary
+    if targets.size and not ignores and targets.view(np.uint64).max() < vocabulary:
+        return targets.size
+    kept = targets[targets != ignore_index]
+    if kept.size and not 0 <= kept.min() <= kept.max() < vocabulary:
+        wrong = kept.max() if kept.max() >= vocabulary else kept.min()
+        raise BaremetalError(
+            f"cross_entropy: target {wrong} is not in 0..{vocabulary - 1}: the logits cover a "
+            f"vocabulary of {vocabulary} (ignored are targets equal to {ignore_index})"
+        )
+    return kept.size
+
+
+def _as_count(ctx: Context, total: Any, dtype: np.dtype) -> np.ndarray:
+    """The divisor as a 0-d array of the logits' dtype; a buffer is read by a launch."""
+    if isinstance(total, Traced):
+        total = total.data
+    if not isinstance(total, np.ndarray):
+        return ctx.constant(total, dtype)
+    if total.size != 1:
+        raise BaremetalError(
+            f"cross_entropy: total has shape {total.shape}, expected one number of tokens"
+        )
+    count = ctx.empty((), dtype)
+    ctx.launch(element_kernels.copy, total.reshape(()), count)
+    return count

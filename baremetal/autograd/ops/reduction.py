@@ -1,0 +1,174 @@
+"""Sums, means, maxima and their like over axes. The gradient of "many to one" is "one to many".
+
+`axis` is an integer, a tuple, or None for all axes; negative ones count from the end. With
+`keepdims` the reduced axes stay as size 1, so that the result broadcasts against the input.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from baremetal.autograd.op import Context, op
+from baremetal.autograd.ops.layout import reshaped
+from baremetal.errors import BaremetalError
+from baremetal.kernels import elementwise as element_kernels
+from baremetal.kernels import reduction as kernels
+
+Axis = int | tuple[int, ...] | None
+Shape = tuple[int, ...]
+
+
+@lru_cache(maxsize=4096)
+def _axes_and_shapes(shape: Shape, axis: Axis) -> tuple[Shape, Shape, Shape]:
+    """The axes as a sorted tuple, the shape without them, and the shape with 1 in their place."""
+    ndim = len(shape)
+    given = range(ndim) if axis is None else ((axis,) if isinstance(axis, int) else axis)
+    axes = tuple(sorted(a + ndim if a < 0 else a for a in given))
+    if len(set(axes)) != len(axes) or any(not 0 <= a < ndim for a in axes):
+        raise BaremetalError(
+            f"axis {axis} of a tensor of shape {shape}: expected distinct axes from {-ndim} to "
+            f"{ndim - 1}"
+        )
+    kept = tuple(n for a, n in enumerate(shape) if a not in axes)
+    flattened = tuple(1 if a in axes else n for a, n in enumerate(shape))
+    return axes, kept, flattened
+
+
+def _reduce(ctx: Context, kernel, x: np.ndarray, axis: Axis, keepdims: bool, **extra) -> np.ndarray:
+    axes, kept, flattened = _axes_and_shapes(x.shape, axis)
+    out = ctx.empty(kept, x.dtype)
+    ctx.launch(kernel, x, out, axis=axes, **extra)
+    ctx.remember(axes, flattened, x.shape)
+    return out.reshape(flattened) if keepdims else out
+
+
+def _binary(ctx: Context, kernel, a: np.ndarray, b: np.ndarray, shape: Shape) -> np.ndarray:
+    out = ctx.empty(shape, a.dtype)
+    ctx.launch(kernel, a, b, out)
+    return out
+
+
+@op(promotes="common")
+def sum(ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False) -> np.ndarray:
+    """The sum over these axes. Integers and booleans are summed as int64."""
+    if x.dtype.kind in "ib" and x.dtype != np.int64:
+        wide = ctx.empty(x.shape, np.int64)
+        ctx.launch(element_kernels.copy, x, wide)
+        x = wide
+    return _reduce(ctx, kernels.sum, x, axis, keepdims)
+
+
+@sum.vjp("x")
+def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
+    _, flattened, shape = ctx.notes
+    out = ctx.empty(shape, grad.dtype)
+    ctx.launch(element_kernels.copy, reshaped(ctx, grad, flattened), out)
+    return out
+
+
+@op(promotes="floating")
+def mean(ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False) -> np.ndarray:
+    """The arithmetic mean over these axes."""
+    return _reduce(ctx, kernels.mean, x, axis, keepdims)
+
+
+@mean.vjp("x")
+def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
+    axes, flattened, shape = ctx.notes
+    share = ctx.constant(1.0 / math.prod(shape[a] for a in axes), grad.dtype)
+    grad = reshaped(ctx, grad, flattened)
+    return _binary(ctx, element_kernels.multiply, grad, share, shape)
+
+
+@op(promotes="common")
+def max(ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False) -> np.ndarray:
+    """The largest element; where several are equal they share the gradient evenly."""
+    axes, _, _ = _axes_and_shapes(x.shape, axis)
+    if any(x.shape[a] == 0 for a in axes):
+        raise BaremetalError(
+            f"max over axis {axis} of shape {x.shape}: there is no element to choose from"
+        )
+    out = _reduce(ctx, kernels.max, x, axis, keepdims)
+    ctx.save(x, out)
+    return out
+
+
+@max.vjp("x")
+def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
+    x, out = ctx.saved
+    axes, flattened, shape = ctx.notes
+    is_largest = ctx.empty(shape, np.bool_)
+    ctx.launch(element_kernels.equal, x, reshaped(ctx, out, flattened), is_largest)
+    share = ctx.empty(shape, grad.dtype)
+    ctx.launch(element_kernels.copy, is_largest, share)
+    ties = ctx.empty(tuple(n for a, n in enumerate(shape) if a not in axes), grad.dtype)
+    ctx.launch(kernels.sum, share, ties, axis=axes)
+    grad = reshaped(ctx, grad, flattened)
+    per_tie = _binary(ctx, element_kernels.divide, grad, ties.reshape(flattened), flattened)
+    return _binary(ctx, element_kernels.multiply, share, per_tie, shape)
+
+
+@op(promotes="floating")
+def logsumexp(
+    ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False
+) -> np.ndarray:
+    """log Σ exp(x), without overflow; its gradient is softmax(x) = exp(x - result)."""
+    out = _reduce(ctx, kernels.logsumexp, x, axis, keepdims)
+    ctx.save(x, out)
+    return out
+
+
+@logsumexp.vjp("x")
+def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
+    x, out = ctx.saved
+    _, flattened, shape = ctx.notes
+    weights = _binary(ctx, element_kernels.subtract, x, reshaped(ctx, out, flattened), shape)
+    ctx.launch(element_kernels.exp, weights, weights)
+    ctx.launch(element_kernels.multiply, weights, reshaped(ctx, grad, flattened), weights)
+    return weights
+
+
+@op(promotes="floating")
+def variance(
+    ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False, ddof: int = 0
+) -> np.ndarray:
+    """Σ (x - mean)² / (N - ddof)."""
+    axes, _, _ = _axes_and_shapes(x.shape, axis)
+    count = math.prod(x.shape[a] for a in axes)
+    if count <= ddof:
+        raise BaremetalError(f"variance of {count} elements with ddof {ddof}: at least {ddof + 1}")
+    ctx.save(x)
+    return _reduce(ctx, kernels.variance, x, axis, keepdims, ddof=ddof)
+
+
+@variance.vjp("x")
+def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
+    # 2 (x - mean) / (N - ddof); the mean's own dependence on x cancels, for Σ (x - mean) = 0.
+    (x,) = ctx.saved
+    axes, flattened, shape = ctx.notes
+    centre = ctx.empty(tuple(n for a, n in enumerate(shape) if a not in axes), x.dtype)
+    ctx.launch(kernels.mean, x, centre, axis=axes)
+    slope = _binary(ctx, element_kernels.subtract, x, centre.reshape(flattened), shape)
+    count = math.prod(shape[a] for a in axes) - ctx.attributes.get("ddof", 0)
+    factor = ctx.constant(2.0 / count, x.dtype)
+    grad = reshaped(ctx, grad, flattened)
+    per_row = _binary(ctx, element_kernels.multiply, grad, factor, flattened)
+    ctx.launch(element_kernels.multiply, slope, per_row, slope)
+    return slope
+
+
+@op(promotes="common", differentiable=False)
+def argmax(
+    ctx: Context, x: np.ndarray, *, axis: int | None = None, keepdims: bool = False
+) -> np.ndarray:
+    """The index (int64) of the first largest element along an axis, or in the flattened tensor."""
+    if x.size == 0:
+        raise BaremetalError(f"argmax of shape {x.shape}: there is no element to choose from")
+    flattened = _axes_and_shapes(x.shape, axis)[2]
+    if axis is None:
+        x = reshaped(ctx, x, (x.size,))
+    axes, kept, _ = _axes_and_shapes(x.shape, 0 if axis is None else axis)
+    out = ctx.empty(kept, np.int64)
+    ctx.launch(kernels.argmax, x, out, axis=axes)
+    return out.reshape(flattened) if keepdims else out

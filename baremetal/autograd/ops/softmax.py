@@ -1,0 +1,69 @@
+"""Softmax and its logarithm over the last axis. Both gradients need only the result."""
+
+import numpy as np
+
+from baremetal.autograd.op import Context, op
+from baremetal.autograd.ops.broadcasting import broadcast_shapes
+from baremetal.errors import BaremetalError
+from baremetal.kernels import softmax as kernels
+
+
+@op(promotes="floating", constants=("mask",))
+def softmax(ctx: Context, x: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """exp(x) / Σ exp(x) over the last axis; where the mask is False, 0 (a constant, True = keep).
+
+    A row of which nothing is kept gives zeros.
+    """
+    _check_last_axis("softmax", x)
+    out = ctx.empty(x.shape, x.dtype)
+    if mask is None:
+        ctx.launch(kernels.softmax, x, out)
+    else:
+        _check_mask(x, mask)
+        ctx.launch(kernels.masked_softmax, x, mask, out)
+    ctx.save(out)
+    return out
+
+
+@softmax.vjp("x")
+def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
+    # What the mask left out has y = 0, hence gradient 0: the same formula serves both.
+    (y,) = ctx.saved
+    out = ctx.empty(y.shape, y.dtype)
+    ctx.launch(kernels.softmax_backward, y, grad, out)
+    return out
+
+
+@op(promotes="floating")
+def log_softmax(ctx: Context, x: np.ndarray) -> np.ndarray:
+    """x - log Σ exp(x) over the last axis."""
+    _check_last_axis("log_softmax", x)
+    out = ctx.empty(x.shape, x.dtype)
+    ctx.launch(kernels.log_softmax, x, out)
+    ctx.save(out)
+    return out
+
+
+@log_softmax.vjp("x")
+def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
+    (y,) = ctx.saved
+    out = ctx.empty(y.shape, y.dtype)
+    ctx.launch(kernels.log_softmax_backward, y, grad, out)
+    return out
+
+
+def _check_last_axis(name: str, x: np.ndarray) -> None:
+    if x.ndim == 0:
+        raise BaremetalError(f"{name} of a tensor of shape (): it works along the last axis")
+
+
+def _check_mask(x: np.ndarray, mask: np.ndarray) -> None:
+    if mask.dtype != np.bool_:
+        raise BaremetalError(
+            f"softmax: the mask has dtype {mask.dtype}, expected booleans, True = keep"
+        )
+    if broadcast_shapes("softmax", x.shape, mask.shape) != x.shape:
+        raise BaremetalError(
+            f"softmax: the mask {mask.shape} is larger than the scores {x.shape}: it must "
+            "broadcast to their shape"
+        )

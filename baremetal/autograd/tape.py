@@ -1,0 +1,73 @@
+"""The tape: which operation made which value, from what.
+
+The tape is no list but a graph of nodes, one per recorded operation, each pointing at its parents.
+It is kept alive by the tensors made from it and by nothing else: drop the loss and it is gone.
+
+A node remembers, for every tensor whose memory its rules will read, the number of in-place changes
+that memory had seen (its *version*). If the number is another when the rule runs, the gradient
+would be that of a different function, and backward says so instead of computing it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from baremetal.autograd.op import Context, Op
+
+OUTPUT = -1  # as a guard's position: the saved array is the operation's own output
+
+
+class Version:
+    """Counts in-place changes of one piece of memory; shared by a tensor and all its views."""
+
+    __slots__ = ("changed_by", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.changed_by = ""
+
+    def bump(self, changed_by: str) -> None:
+        """Note one change and the name of what made it."""
+        self.count += 1
+        self.changed_by = changed_by
+
+
+# A saved array under watch: its version, the count when it was saved, and which input it is.
+Guard = tuple[Version, int, int]
+
+
+class Node:
+    """One entry of the tape: which operation made a value, from what, and what it saved.
+
+    Attributes:
+        parents: per input the node that made it, the leaf tensor itself, or None if no gradient
+            is wanted there. (Not the input tensors: those would keep dead activations alive.)
+        context: what the rules need; None once the tape has been freed.
+        guards: which of the saved arrays are tensors' memory, and at which version.
+        sequence: counts up as nodes are made, so parents have smaller numbers.
+        wanted: how many parents are not None.
+        weight_side: this value is a mere view of parameters, so its gradient belongs to the
+            weight gradients.
+    """
+
+    __slots__ = (
+        "context", "dtype", "guards", "op", "parents", "sequence", "shape", "wanted",
+        "weight_side",
+    )  # fmt: skip
+
+    def __init__(
+        self, op: "Op", context: "Context", parents: list, output: np.ndarray, sequence: int
+    ) -> None:
+        self.op = op
+        self.context: Context | None = context
+        self.parents: list[Any] = parents
+        self.wanted = sum(context.needs)
+        self.guards: list[Guard] | tuple = ()
+        self.shape = output.shape
+        self.dtype = output.dtype
+        self.sequence = sequence
+        self.weight_side = op.is_view and all(p is None or p.weight_side for p in parents)
+
+    def __repr__(self) -> str:
+        return f"<node {self.sequence}: {self.op.name} -> {self.shape} {self.dtype}>"
