@@ -75,7 +75,9 @@ def test_names_are_written_where_they_fit_and_flows_drawn(pipeline):
     (axes,) = timeline_figure(pipeline).axes
     assert texts(axes) == ["0", "0", "0"]  # "matmul" has no room
     arrows = [text for text in axes.texts if text.get_text() == ""]
-    assert [(arrow.xyann[0], arrow.xy[0]) for arrow in arrows] == [(10.0, 12.0)]
+    # From the lower edge of stage 0's bar to the upper edge of stage 1's.
+    assert [arrow.xyann for arrow in arrows] == [(10.0, 0.94)]
+    assert [arrow.xy for arrow in arrows] == [(12.0, pytest.approx(1.35 + 0.06))]
     (bare,) = timeline_figure(pipeline, names=False, flows=False).axes
     assert list(bare.texts) == []
 

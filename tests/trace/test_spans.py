@@ -170,9 +170,10 @@ def test_totals_count_recursion_once():
 
 
 def test_a_span_that_starts_at_anothers_end_is_not_inside_it():
-    nodes = nest([Span("t", "a", 0, 5), Span("t", "b", 5, 0), Span("t", "c", 5, 5)])
-    assert [len(node.parents) for node in nodes] == [0, 0, 1]
-    assert nodes[2].span.name == "b"  # no time at all, but inside c, which starts with it
+    first, empty, long = Span("t", "a", 0, 5), Span("t", "b", 5, 0), Span("t", "c", 5, 5)
+    assert [len(node.parents) for node in nest([first, empty])] == [0, 0]
+    assert [node.span.name for node in nest([first, empty, long])] == ["a", "c", "b"]
+    assert [len(node.parents) for node in nest([first, empty, long])] == [0, 0, 1]
 
 
 def test_tracks_categories_and_window():

@@ -97,8 +97,8 @@ def test_work_is_counted_once_where_spans_nest():
 
 def test_spans_that_say_no_work_do_not_thin_out_the_rate():
     trace = Trace()
-    trace.add_span("t", "k", 0, 1 * MS, "", {"flops": 1e6})
-    trace.add_span("t", "k", 1 * MS, 9 * MS)
+    trace.add_span("t", "k", 0, 9 * MS)
+    trace.add_span("t", "k", 9 * MS, 1 * MS, "", {"flops": 1e6})
     assert summarise(trace)["rows"][0]["flops_per_s"] == pytest.approx(1e9)
 
 

@@ -73,6 +73,10 @@ def test_what_counts_as_a_quantity(cell, right):
     assert line == (cell.rjust(12) if right else cell)
 
 
+def test_a_column_of_nothing_stands_left():
+    assert table([[None]], ["a long title"]).splitlines()[2] == "-"
+
+
 def test_no_rows_give_the_heads_alone():
     assert table([], ["a", "bc"]) == "a  bc\n-  --"
 

@@ -89,6 +89,8 @@ def test_blocks_and_colours_on_a_terminal_that_has_them(two_stages, monkeypatch)
     assert "█" not in timeline(two_stages, width=36, stream=Terminal("cp1252"))
     assert "\x1b[38;5;25mFFFFFFF\x1b[0m" in timeline(two_stages, width=36, stream=Terminal("ascii"))
     assert timeline(two_stages, width=36, stream=Terminal(tty=False)).isascii()
+    # Blocks of one colour would not tell categories apart.
+    assert timeline(two_stages, width=36, colour=False, blocks=True).isascii()
 
 
 def test_colour_only_on_a_terminal_and_when_nobody_objects(monkeypatch):
