@@ -104,6 +104,18 @@ def test_a_path_may_share_a_corpus_name(tmp_path, monkeypatch):
     assert load_corpus("pydoc").text != "mine"
 
 
+def test_a_file_without_suffix_is_found_by_its_bare_name(tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    Path("poem").write_text("mine", encoding="utf-8")
+    assert load_corpus("poem").text == "mine"
+    try:
+        Path("broken").symlink_to("gone")
+    except OSError:
+        return
+    with refused("no file or folder", "'broken'"):
+        load_corpus("broken")
+
+
 def test_asking_for_nothing_is_refused(tmp_path, refused):
     with refused("'pydocs'", "did you mean 'pydoc'?", "stdlib"):
         load_corpus("pydocs")
@@ -113,7 +125,7 @@ def test_asking_for_nothing_is_refused(tmp_path, refused):
         load_corpus("")
     with refused("no file or folder", "nothing.txt"):
         load_corpus(tmp_path / "nothing.txt")
-    with refused("no file or folder", "missing/folder"):
+    with refused("no file or folder", "missing"):
         load_corpus("missing/folder")
     with refused("holds no text file"):
         load_corpus(tmp_path)

@@ -133,6 +133,34 @@ def test_silently_dropped_characters_are_refused(tmp_path, refused):
         ours.encode("x")
 
 
+def test_a_unigram_model_names_its_unknown_by_id(tmp_path, refused):
+    model = library.models.Unigram([("<unk>", 0.0), ("a", -1.0), ("b", -1.0)], 0)
+    ours = LibraryTokenizer.from_file(save(library.Tokenizer(model), tmp_path / "t.json"))
+    assert ours.encode("ab").tolist() == [1, 2]
+    with refused("'x' (U+0078)", "position 1"):
+        ours.encode("axb")
+
+
+def test_what_a_normaliser_drops_is_dropped_on_purpose(tmp_path):
+    tokenizer = library.Tokenizer(library.models.BPE({"a": 0, "b": 1}, []))
+    tokenizer.normalizer = library.normalizers.Replace("x", "")
+    ours = LibraryTokenizer.from_file(save(tokenizer, tmp_path / "t.json"))
+    assert ours.encode("axb").tolist() == [0, 1]
+
+
+def test_a_byte_level_file_may_call_its_end_of_text_unknown(tmp_path):
+    """As GPT-2 does: spelled out between documents, that token is no unknown character."""
+    pipeline = json.loads(json.dumps(BPE.to_json()["tokenizer"]))
+    pipeline["model"]["vocab"]["<|endoftext|>"] = 270
+    pipeline["model"]["unk_token"] = "<|endoftext|>"
+    tokenizer = library.Tokenizer.from_str(json.dumps(pipeline))
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    ours = LibraryTokenizer.from_file(save(tokenizer, tmp_path / "t.json"))
+    text = "the cat<|endoftext|>the mat"
+    assert 270 in ours.encode(text)
+    assert ours.decode(ours.encode(text)) == text
+
+
 def test_files_that_are_no_tokenizer_are_refused(tmp_path, refused):
     path = tmp_path / "t.json"
     for content, words in (

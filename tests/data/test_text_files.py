@@ -57,7 +57,7 @@ def test_what_is_no_readable_file_is_refused(tmp_path, refused, monkeypatch):
         read_text(tmp_path / "missing.txt")
     with refused("not a regular file"):
         read_text(tmp_path)
-    with refused("cannot read"):
+    with refused("longlong"):  # "name too long", or on Windows "not found"
         read_text(tmp_path / ("long" * 1000))
     with refused("cannot read"):
         read_text(tmp_path / "nul\0inside")

@@ -53,6 +53,10 @@ def test_an_unknown_character_is_named(refused):
     tokenizer = CharTokenizer("hello world")
     with refused("'é' (U+00E9)", "position 1", "8 characters", "'byte'"):
         tokenizer.encode("héllo")
+    # Beyond the table, which ends after 'w' (U+0077); one whole table on from a known one, too.
+    for character in ("x", "y", chr(ord("w") + ord("w") + 2), "\U0010ffff"):
+        with refused(f"(U+{ord(character):04X})", "position 0"):
+            tokenizer.encode(character)
     with refused(r"'\n' (U+000A)"):
         tokenizer.encode("hello\n")
     with refused(r"'\udc80' (U+DC80)"):

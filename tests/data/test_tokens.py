@@ -82,8 +82,8 @@ def test_a_damaged_header_is_refused(file, refused):
     for damaged, word in (
         (b"NOTOKENS" + raw[8:], "not a token file"),
         (raw[:8] + b"\xff" * 8 + raw[16:], "header"),
-        (raw.replace(b'"count": 1000', b'"count": "10"'), "header"),
-        (raw.replace(b'"uint16"', b'"object"'), "header"),
+        (raw.replace(b'"count": 1000', b'"count": 1e3 '), "header"),
+        (raw.replace(b'"uint16"', b' "int16"'), "header"),
         (raw.replace(b'"dtype"', b'"types"'), "header"),
         (raw.replace(b'{"', b"{{"), "header"),
     ):
