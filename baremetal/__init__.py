@@ -10,6 +10,17 @@ The rooms, from the ground up: `kernels` and `trace`; `autograd`; `nn`, `optim`,
 `checkpoint`; `train`; `bench`; and the command line.
 """
 
+from baremetal.autograd import (
+    CPU,
+    Device,
+    Parameter,
+    Tensor,
+    draw,
+    gradcheck,
+    no_grad,
+    ops,
+    profile,
+)
 from baremetal.errors import BaremetalError
 
 __version__ = "0.1.0"
@@ -33,4 +44,17 @@ def get_num_threads() -> int:
     return POOL.threads
 
 
-__all__ = ["BaremetalError", "get_num_threads", "set_num_threads"]
+__all__ = [
+    "CPU",
+    "BaremetalError",
+    "Device",
+    "Parameter",
+    "Tensor",
+    "draw",
+    "get_num_threads",
+    "gradcheck",
+    "no_grad",
+    "ops",
+    "profile",
+    "set_num_threads",
+]

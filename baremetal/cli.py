@@ -114,16 +114,19 @@ def _parse(options: type, verb: str, arguments: Sequence[str], default: Any = No
         raise BaremetalError(_plain(errors.getvalue(), verb)) from None
 
 
+# Headings of the parser's messages, which say nothing that the next line does not.
+_HEADINGS = ("Parsing error", "Unrecognized options", "Value error", "Invalid choice")
+
+
 def _plain(message: str, verb: str) -> str:
     """The parser's framed, coloured message as one plain sentence."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", message)
     lines = [line.strip("│╭╮╰╯─| ") for line in text.splitlines()]
-    kept = [
-        line
-        for line in lines
-        if line and "Parsing error" not in line and not line.startswith("For full helptext")
-    ]
-    return f"{_one_line(' '.join(kept))} (see 'baremetal {verb} --help')"
+    kept = [line for line in lines if line and line not in _HEADINGS]
+    sentence = _one_line(" ".join(kept)).partition(" Argument helptext:")[0]
+    sentence = sentence.partition(" For full helptext")[0]
+    sentence = sentence.removeprefix("Error parsing Options: ")
+    return f"{sentence} (see 'baremetal {verb} --help')"
 
 
 def _print_json(document: Any) -> None:

@@ -16,6 +16,11 @@ from baremetal.autograd import Tensor
 from baremetal.nn import Module
 
 
+ONLY_IN_THE_NORM = (
+    "in the global gradient norm: every single gradient is finite, their squares overflow"
+)
+
+
 class FoundError(Exception):
     """Raised inside the repeated step as soon as the first non-finite value is seen."""
 
@@ -81,4 +86,4 @@ def _find_in_backward(model: Module, loss: Tensor) -> str:
         # The backward pass runs from the last layer to the first: the last name came first.
         where = f"in the gradient of {bad[-1]}"
         return where + (f" (first in the kernel '{launches[0]}')" if launches else "")
-    return "in the global gradient norm: every single gradient is finite, their squares overflow"
+    return ONLY_IN_THE_NORM

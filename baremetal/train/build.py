@@ -1,5 +1,7 @@
 """From a configuration to the things that train: model, optimiser, data."""
 
+from typing import Any
+
 import numpy as np
 
 from baremetal import nn, optim
@@ -11,7 +13,7 @@ from baremetal.train.config import TrainConfig
 def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
     """The model with freshly drawn weights (the same ones for the same seed)."""
     rng = np.random.default_rng(config.seed)
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": vocab_size,
         "context": config.context,
         "layers": config.layers,
@@ -21,13 +23,11 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
     if config.model == "gpt":
         gpt = nn.GPTConfig(**sizes, dropout=config.dropout)
         return nn.GPT(gpt, rng=rng, dropout_seed=config.seed)
-    kv_heads = config.kv_heads or config.heads
+    sizes["kv_heads"] = config.kv_heads
     if config.model == "llama":
-        return nn.Llama(nn.LlamaConfig(**sizes, kv_heads=kv_heads), rng=rng)
-    moe = nn.GrokConfig(
-        **sizes, kv_heads=kv_heads, experts=config.experts, active_experts=config.active_experts
-    )
-    return nn.Grok(moe, rng=rng)
+        return nn.Llama(nn.LlamaConfig(**sizes), rng=rng)
+    sizes |= {"experts": config.experts, "active_experts": config.active_experts}
+    return nn.Grok(nn.GrokConfig(**sizes), rng=rng)
 
 
 def build_optimizer(config: TrainConfig, model: LanguageModel) -> optim.Optimizer:

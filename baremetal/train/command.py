@@ -1,18 +1,14 @@
 """`baremetal train`, from its options to its last line."""
 
-import contextlib
 import dataclasses
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from baremetal.checkpoint import clean_leftovers, load_checkpoint
+from baremetal.checkpoint import clean_leftovers, list_checkpoints, load_checkpoint
 from baremetal.errors import BaremetalError
 from baremetal.nn.generate import generate
 from baremetal.train.build import build_data
@@ -56,16 +52,14 @@ def train(
         raise BaremetalError("--resume continues a run, --from starts a new one: give one of them")
     _use_threads(config.threads)
     trainer, run = _resumed(config, resume) if resume else _fresh(config, start_from)
-    with _kernels_bar(quiet):
-        peak_flops = _matmul_rate()
-    with stop_on_signals() as stop, Console(trainer, run, peak_flops, quiet) as console:
+    with stop_on_signals() as stop, Console(trainer, run, quiet) as console:
         _introduce(console, trainer, run)
-        with _kernels_bar(quiet):
-            trainer.fit(
-                on_step=console.on_step,
-                on_evaluation=console.on_evaluation,
-                should_stop=lambda: bool(stop),
-            )
+        console.measure_peak()
+        trainer.fit(
+            on_step=console.on_step,
+            on_evaluation=console.on_evaluation,
+            should_stop=lambda: bool(stop),
+        )
     figures = _figures(trainer, run, console)
     if stop.reason and trainer.step < trainer.config.steps:
         console.say(
@@ -82,12 +76,6 @@ def _use_threads(threads: int) -> None:
         from baremetal.kernels.native.pool import POOL
 
         POOL.set_threads(threads)
-
-
-def _matmul_rate() -> float:
-    from baremetal.kernels.limits import measure_matmul_rate
-
-    return measure_matmul_rate(budget_s=0.1)
 
 
 def _fresh(config: TrainConfig, start_from: str) -> tuple[Trainer, RunFolder]:
@@ -112,12 +100,24 @@ def _resumed(config: TrainConfig, resume: str) -> tuple[Trainer, RunFolder]:
     tokenizer = load_model_tokenizer(checkpoint.state["tokenizer"])
     trainer = Trainer(config, run, data=build_data(config, tokenizer))
     trainer.restore(checkpoint)
+    set_aside_after(run.checkpoints, trainer.step)
     if trainer.step >= config.steps:
         raise BaremetalError(
             f"{run.path} has done all its {config.steps} steps: give more with --steps"
         )
     run.forget_after(trainer.step)
     return trainer, run
+
+
+def set_aside_after(checkpoints: Path, step: int) -> None:
+    """Rename checkpoints beyond `step`, so that going back does not leave the future in place.
+
+    "The last checkpoint" means the highest step; one from before the run went back (or a damaged
+    one, which is why it went back) must not be taken for it. Nothing is deleted.
+    """
+    for path in list_checkpoints(checkpoints):
+        if int(path.name.rpartition("-")[2]) > step:
+            path.rename(path.with_name(f"set-aside-{path.name}-{time.time_ns()}"))
 
 
 def load_model_tokenizer(document: dict[str, Any]) -> Any:
@@ -134,35 +134,6 @@ def run_of(path: str | Path) -> RunFolder:
         if (folder / "config.toml").is_file():
             return RunFolder.open(folder)
     return RunFolder.open(place)
-
-
-@contextlib.contextmanager
-def _kernels_bar(quiet: bool) -> Iterator[None]:
-    """While open, a bar tells which kernel is being compiled or loaded from the cache."""
-    from baremetal.kernels.native.compiler import COMPILING
-
-    bar: Any = None
-    started = time.perf_counter()
-
-    def tell(name: str) -> None:
-        nonlocal bar
-        if bar is None and time.perf_counter() - started < 0:
-            return
-        if bar is None:
-            bar = tqdm(
-                desc="compiling kernels", unit=" kernel", disable=quiet, leave=False,
-                position=1, file=sys.stderr, bar_format="{desc}: {n_fmt} done, now {postfix}",
-            )  # fmt: skip
-        else:
-            bar.update(1)
-        bar.set_postfix_str(name.removesuffix("_body"))
-
-    with COMPILING.listen(tell):
-        try:
-            yield
-        finally:
-            if bar is not None:
-                bar.close()
 
 
 def _introduce(console: Console, trainer: Trainer, run: RunFolder) -> None:

@@ -1,5 +1,6 @@
 """What a person sees of a run: a bar while it goes, a few lines that stay, a picture, a sample."""
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from baremetal.kernels.limits import measure_matmul_rate
+from baremetal.kernels.native.compiler import COMPILING
 from baremetal.train.run_folder import RunFolder
 from baremetal.train.trainer import StepReport, Trainer
 
@@ -19,23 +22,22 @@ class Console:
     Args:
         trainer: what runs.
         run: where metrics and pictures go.
-        peak_flops: this machine's measured matrix-product rate in FLOP/s.
         quiet: print nothing but warnings (for --json).
     """
 
-    def __init__(
-        self, trainer: Trainer, run: RunFolder, peak_flops: float, quiet: bool = False
-    ) -> None:
+    def __init__(self, trainer: Trainer, run: RunFolder, quiet: bool = False) -> None:
         self.trainer = trainer
         self.run = run
-        self.peak_flops = peak_flops
+        self.peak_flops = 0.0  # measured by `measure_peak`
         self.quiet = quiet
         self.flops_per_step = trainer.model.flops_per_token() * trainer.config.tokens_per_step
-        self.training_time_s = 0.0  # steps and evaluations; no compiling, no saving
+        # Time in steps, summed over the parts of a run that was resumed.
+        self.training_time_s = max((row["time_s"] for row in run.rows()), default=0.0)
         self.last_val_loss: float | None = None
         self.last_report: StepReport | None = None
         self._smooth_loss: float | None = None
         self._smooth_time_s: float | None = None
+        self._kernels = 0
         self._bar: Any = None
 
     def __enter__(self) -> "Console":
@@ -47,10 +49,23 @@ class Console:
             dynamic_ncols=True,
             file=sys.stderr,
         )
+        self._closing = contextlib.ExitStack()
+        self._closing.enter_context(COMPILING.listen(self._on_kernel))
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._closing.close()
         self._bar.close()
+
+    def _on_kernel(self, name: str) -> None:
+        """The first step waits for its kernels: say so, and for which."""
+        self._kernels += 1
+        kernel = name.removesuffix("_body")
+        self._bar.set_description_str(f"compiling kernels ({self._kernels}: {kernel})")
+
+    def measure_peak(self) -> None:
+        """Measure this machine's matrix-product rate: what the bar's percentage is of."""
+        self.peak_flops = measure_matmul_rate(budget_s=0.1)
 
     def say(self, line: str) -> None:
         """Print a line that stays, above the bar."""
@@ -67,6 +82,9 @@ class Console:
         self._smooth_time_s = None if first else _smoothed(self._smooth_time_s, report.time_s)
         if first:
             self.say(f"step {report.step:>6}  train loss {report.train_loss:.4f}")
+        if self._kernels:
+            self._kernels = 0
+            self._bar.set_description_str("")
         self._bar.update(1)
         self._bar.set_postfix_str(self._postfix(report), refresh=False)
 
@@ -88,6 +106,7 @@ class Console:
         step_time_s = self._smooth_time_s or report.time_s
         row = {
             "step": report.step,
+            "parameters": self.trainer.model.num_parameters(),
             "train_loss": self._smooth_loss,
             "val_loss": val_loss,
             "bits_per_byte": bits,

@@ -18,21 +18,22 @@ some targets are ignored.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from baremetal.autograd import no_grad
-from baremetal.checkpoint import Checkpoint, save_checkpoint
+from baremetal.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from baremetal.data import TextData, tokenizer_from_json
 from baremetal.errors import BaremetalError
 from baremetal.nn import DropoutState, LanguageModel
 from baremetal.nn.language_model import IGNORE_INDEX
 from baremetal.optim import Optimizer, learning_rate
-from baremetal.train.blame import find_first_non_finite
+from baremetal.train.blame import ONLY_IN_THE_NORM, find_first_non_finite
 from baremetal.train.build import build_data, build_model, build_optimizer
-from baremetal.train.config import TrainConfig
+from baremetal.train.config import TrainConfig, config_from_mapping
 from baremetal.train.run_folder import RunFolder
 
 
@@ -142,24 +143,18 @@ class Trainer:
         where = "but not when the step was repeated"
         for part in range(self.config.accumulate):
             number = first_sample // self.config.batch + part
-            inputs, targets = self.sampler.batch_at(number)
+            batch = self.sampler.batch_at(number)
             self._set_dropout(part)
             with np.errstate(all="ignore"):
-                found = find_first_non_finite(
-                    self.model, lambda x=inputs, y=targets: self.model.loss(x, y)
-                )
-            if not found.startswith("in the global"):
-                where = found
+                where = find_first_non_finite(self.model, partial(self.model.loss, *batch))
+            if where != ONLY_IN_THE_NORM:
                 break
-            where = found
         raise NonFiniteError(
             f"step {self.step + 1}: the loss or gradient is no longer finite; it first appeared "
             f"{where}; the weights are untouched. {self._advice()}"
         )
 
     def _advice(self) -> str:
-        from baremetal.checkpoint import latest_checkpoint
-
         folder = None if self.run_folder is None else self.run_folder.checkpoints
         last = None if folder is None or not folder.is_dir() else latest_checkpoint(folder)
         advice = "Lower --learning-rate, or lengthen --warmup"
@@ -234,8 +229,6 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything but the tensors: configuration, sampler, tokenizer, best loss."""
-        from dataclasses import asdict
-
         return {
             "config": asdict(self.config),
             "sampler": self.sampler.state_dict(),
@@ -265,8 +258,6 @@ class Trainer:
 
 def load_model(checkpoint: Checkpoint) -> tuple[LanguageModel, Any]:
     """The model and the tokenizer of a checkpoint: all that sampling and fine-tuning need."""
-    from baremetal.train.config import config_from_mapping
-
     config = config_from_mapping(checkpoint.state["config"], f"checkpoint {checkpoint.path}")
     tokenizer = tokenizer_from_json(checkpoint.state["tokenizer"])
     model = build_model(config, tokenizer.vocab_size)
