@@ -160,7 +160,7 @@ class EpochSampler(Sampler):
 
     @property
     def windows(self) -> int:
-        """Windows per epoch; up to `context` tokens at the end of the text belong to none."""
+        """Windows per epoch; fewer than `context` tokens at the end of the text belong to none."""
         return (len(self._tokens) - 1) // self.context
 
     def starts(self, first: int, count: int) -> NDArray[np.int64]:
