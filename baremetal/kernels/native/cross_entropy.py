@@ -12,11 +12,11 @@ from baremetal.kernels.native.abi import (
     pointer,
     pointer_i64,
 )
-from baremetal.kernels.native.rows import largest, rows_of
+from baremetal.kernels.native.rows import largest, rows_of, sum_of_exp
 from baremetal.kernels.native.vmath import exp
 
 
-@body(reassociate=True)
+@body
 def cross_entropy_body(lo, hi, args):
     """Rows lo..hi of losses and lse.
 
@@ -31,10 +31,7 @@ def cross_entropy_body(lo, hi, args):
             continue
         x = offset(pointer(args, 0), row * step)
         peak = largest(x, width)
-        total = cast(args, 0)
-        for j in range(width):
-            total += exp(x[j] - peak)
-        log_total = math.log(total)
+        log_total = math.log(sum_of_exp(x, peak, width))
         losses[row] = log_total + (peak - x[targets[row]])
         lse[row] = peak + log_total
 

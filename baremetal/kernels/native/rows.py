@@ -5,6 +5,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
+from baremetal.kernels.native.vmath import exp, like
+
 
 def rows_of(x: np.ndarray) -> tuple[int, int] | None:
     """(rows, distance between rows in elements) of an array seen as (rows, width).
@@ -80,3 +82,15 @@ def largest(x, count):
         key = _order_key(x[j])
         top = key if key > top else top
     return _from_order_key(top)
+
+
+# Sums may be reordered, so that they vectorise. The permission is confined to a function of its
+# own: given to a whole body, it lets the compiler turn (x - peak) - log(total), which is exact
+# where it matters, into x - (peak + log(total)), which is not.
+@register_jitable(error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def sum_of_exp(x, shift, count):
+    """exp(x[0] - shift) + ... + exp(x[count - 1] - shift)."""
+    total = like(shift, 0)
+    for j in range(count):
+        total += exp(x[j] - shift)
+    return total

@@ -22,7 +22,7 @@ from baremetal.kernels.native.abi import (
     pointer,
     pointer_u8,
 )
-from baremetal.kernels.native.rows import largest, rows_of
+from baremetal.kernels.native.rows import largest, rows_of, sum_of_exp
 from baremetal.kernels.native.vmath import exp
 
 MASK_AXES = 4  # leading dimensions of a mask; more are left to NumPy
@@ -70,17 +70,14 @@ def softmax_backward(y, grad, out):
     return _by_rows(softmax_backward_body, y, grad, out)
 
 
-@body(reassociate=True)
+@body
 def log_softmax_body(lo, hi, args):
     """Rows of out = log softmax(x). Words: 0-1 x out, 2-3 their row distances, 4 width."""
     x_step, out_step, width = integer(args, 2), integer(args, 3), integer(args, 4)
     for row in range(lo, hi):
         x, out = offset(pointer(args, 0), row * x_step), offset(pointer(args, 1), row * out_step)
         peak = largest(x, width)
-        total = cast(args, 0)
-        for j in range(width):
-            total += exp(x[j] - peak)
-        log_total = math.log(total)
+        log_total = math.log(sum_of_exp(x, peak, width))
         for j in range(width):
             out[j] = (x[j] - peak) - log_total
 
