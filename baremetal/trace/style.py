@@ -88,9 +88,11 @@ def new_figure(height_in: float = 4.5, width_in: float = WIDTH_IN) -> tuple[Figu
 
 
 def figure_of(axes: Axes) -> Figure:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure
+    """The figure of axes made by `new_figure`."""
+    from matplotlib.figure import Figure
+
+    assert isinstance(axes.figure, Figure)
+    return axes.figure
 
 
 def settle(axes: Axes) -> Any:
