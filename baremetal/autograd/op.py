@@ -131,6 +131,7 @@ class Op:
         self.has_constants = len(constants) > 0
         self.promoted = slice(first, None if first else len(self.inputs) - len(constants))
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self.required = sum(p.default is p.empty for p in parameters if p.name in self.inputs)
         self.rules: list[Rule] = []
         self.__doc__ = forward.__doc__
         self.__name__ = forward.__name__
@@ -161,6 +162,8 @@ class Op:
         Arrays and numbers (token indices, masks, factors) are constants: no gradient flows to
         them. This is the hottest code of the eager mode, hence plain loops and no helpers.
         """
+        if self.required <= len(inputs) < len(self.inputs):
+            inputs += (None,) * (len(self.inputs) - len(inputs))  # optional ones, left out
         recording = self.differentiable and grad_enabled()
         lead: Any = None
         arrays: list[Any] = []

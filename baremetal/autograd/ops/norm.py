@@ -47,8 +47,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
 def _(ctx: Context, grad: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     rows, weight, mean, rstd = ctx.saved
     grad_weight = ctx.empty(weight.shape, weight.dtype)
-    wants_bias = len(ctx.needs) > 2 and ctx.needs[2]
-    grad_bias = ctx.empty(weight.shape, weight.dtype) if wants_bias else None
+    grad_bias = ctx.empty(weight.shape, weight.dtype) if ctx.needs[2] else None
     ctx.launch(
         kernels.layer_norm_backward_weight,
         rows, as_rows(ctx, grad), mean, rstd, grad_weight, grad_bias,

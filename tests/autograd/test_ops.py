@@ -1,0 +1,254 @@
+"""Every operation: its value against NumPy, its gradient against central differences.
+
+The same cases go through every way a gradient can travel: a rule that returns it, a rule that adds
+it into memory it is given, a leaf with a buffer, a backward that defers weights, and the reference
+kernels instead of the compiled ones.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from baremetal.autograd import Device, Parameter, Tensor, gradcheck, ops, registry
+
+_spec = importlib.util.spec_from_file_location(
+    "autograd_cases", Path(__file__).with_name("cases.py")
+)
+_cases = importlib.util.module_from_spec(_spec)
+sys.modules["autograd_cases"] = _cases  # dataclasses look their module up
+_spec.loader.exec_module(_cases)
+CASES, CONSTANT_CASES, TESTED_APART = _cases.CASES, _cases.CONSTANT_CASES, _cases.TESTED_APART
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def as_inputs(case, kind, dtype=np.float64, **options):
+    """The case's inputs, those to be differentiated as tensors of this kind."""
+    chosen = case.differentiated()
+    return [
+        kind(value.astype(dtype), requires_grad=True, **options) if i in chosen else value
+        for i, value in enumerate(case.inputs)
+    ]
+
+
+def gradients(case, tensors, cotangent, **options):
+    owed = case.call(*tensors).backward(cotangent, **options)
+    if owed is not None:
+        owed.pay()
+    return [tensors[i].grad.numpy().copy() for i in case.differentiated()]
+
+
+def cotangent_of(case):
+    shape = np.shape(case.numpy(*case.inputs))
+    return np.random.default_rng(3).standard_normal(shape)
+
+
+def test_every_operation_has_a_case():
+    exported = {ops.__dict__[name] for name in ops.__all__}
+    assert exported <= set(registry().values())
+    tested = {case.op for case in CASES} | TESTED_APART
+    differentiable = {op.name for op in exported if op.differentiable}
+    assert differentiable == tested & set(ops.__all__)
+    assert {op.name for op in exported if not op.differentiable} == {c.op for c in CONSTANT_CASES}
+
+
+def test_every_differentiable_operation_has_a_rule_for_each_differentiated_input():
+    for case in CASES:
+        op = registry()[case.op]
+        covered = {position for rule in op.rules for position in rule.inputs}
+        wanted = {min(position, len(op.inputs) - 1) for position in case.differentiated()}
+        assert wanted <= covered, case
+
+
+@every_case
+def test_value_is_numpys(case):
+    result = case.call(*as_inputs(case, Tensor))
+    expected = case.numpy(*case.inputs)
+    assert result.shape == np.shape(expected)
+    assert result.dtype == np.float64
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@every_case
+def test_gradient_is_that_of_central_differences(case):
+    fixed = [i for i in range(len(case.inputs)) if i not in case.differentiated()]
+
+    def function(*values):
+        values = list(values)
+        for i in fixed:
+            values[i] = case.inputs[i]
+        return case.call(*values)
+
+    function.__name__ = str(case)
+    placeholder = np.zeros((), np.int64)
+    given = [placeholder if i in fixed else value for i, value in enumerate(case.inputs)]
+    assert gradcheck(function, given)
+
+
+@every_case
+def test_gradients_of_two_uses_add_up(case):
+    """In memory that a rule returned, that it was given, that a leaf owns, that a leaf lends."""
+    cotangent = cotangent_of(case)
+    single = gradients(case, as_inputs(case, Tensor), cotangent)
+
+    leaves = as_inputs(case, Tensor)
+    inner = [t * 1.0 if isinstance(t, Tensor) else t for t in leaves]  # not a leaf: a node
+    (case.call(*inner) + case.call(*inner)).backward(cotangent)
+
+    direct = as_inputs(case, Tensor)
+    for _ in range(2):
+        case.call(*direct).backward(cotangent)
+
+    lent = as_inputs(case, Tensor)
+    for position in case.differentiated():
+        lent[position].use_grad_buffer(np.full(lent[position].shape, np.nan))
+    for _ in range(2):
+        case.call(*lent).backward(cotangent)
+
+    for position, expected in zip(case.differentiated(), single, strict=True):
+        for tensors in (leaves, direct, lent):
+            grad = tensors[position].grad.numpy()
+            np.testing.assert_allclose(grad, 2 * expected, rtol=1e-12, atol=1e-14)
+
+
+@every_case
+def test_deferred_gradients_are_the_same_bits(case):
+    cotangent = cotangent_of(case)
+    at_once = gradients(case, as_inputs(case, Parameter), cotangent)
+    paid = gradients(case, as_inputs(case, Parameter), cotangent, defer_weights=True)
+    for one, other in zip(at_once, paid, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@every_case
+def test_inputs_that_need_no_gradient_get_none(case):
+    """Each input alone, the others constant: a rule must not need what was not saved."""
+    cotangent = cotangent_of(case)
+    together = gradients(case, as_inputs(case, Tensor), cotangent)
+    for position, expected in zip(case.differentiated(), together, strict=True):
+        tensors = as_inputs(case, Tensor)
+        for other in case.differentiated():
+            tensors[other].requires_grad = other == position
+        case.call(*tensors).backward(cotangent)
+        np.testing.assert_allclose(tensors[position].grad.numpy(), expected, rtol=1e-12, atol=1e-14)
+        assert all(tensors[o].grad is None for o in case.differentiated() if o != position)
+
+
+@every_case
+def test_native_and_reference_kernels_agree_in_float32(case):
+    cotangent = cotangent_of(case).astype(np.float32)
+    results = []
+    for kernels in ("native", "reference"):
+        tensors = as_inputs(case, Tensor, np.float32, device=Device(kernels=kernels))
+        constants = [
+            v.astype(np.float32) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v
+            for v in tensors
+        ]
+        results.append(gradients(case, constants, cotangent))
+    for native, reference in zip(*results, strict=True):
+        assert native.dtype == np.float32 or case.op == "cast"
+        np.testing.assert_allclose(native, reference, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", CONSTANT_CASES, ids=str)
+def test_operations_without_derivative_stay_off_the_tape(case):
+    result = case.call(*as_inputs(case, Tensor))
+    np.testing.assert_array_equal(result.numpy(), case.numpy(*case.inputs))
+    assert not result.requires_grad
+
+
+# ---------------------------------------------------------------- dropout
+
+
+def test_dropout_keeps_the_expected_share_and_its_gradient_has_the_same_mask():
+    state = np.array([5, 2, 0])
+    x = Tensor(np.ones((64, 100)), requires_grad=True, dtype=np.float64)
+    y = ops.dropout(x, state, p=0.25, layer=1)
+    state[:] = (6, 9, 64)  # the next microbatch: must not change the mask of this one's backward
+    y.backward(np.ones(y.shape))
+    kept = y.numpy() != 0
+    np.testing.assert_allclose(y.numpy()[kept], 1 / 0.75)
+    np.testing.assert_array_equal(x.grad.numpy(), y.numpy())
+    # 6400 draws: four standard deviations are 0.022
+    assert abs(kept.mean() - 0.75) < 0.022
+
+
+def test_dropout_of_two_halves_is_dropout_of_the_whole():
+    x = Tensor(np.ones((4, 10), np.float32))
+    whole = ops.dropout(x, np.array([5, 2, 0]), p=0.5, layer=1).numpy()
+    halves = [
+        ops.dropout(x[start : start + 2], np.array([5, 2, start]), p=0.5, layer=1).numpy()
+        for start in (0, 2)
+    ]
+    np.testing.assert_array_equal(whole, np.concatenate(halves))
+
+
+# ---------------------------------------------------------------- corners of single operations
+
+
+def test_ties_share_the_gradient():
+    x = Tensor([1.0, 3.0, 3.0], requires_grad=True)
+    x.max().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [0.0, 0.5, 0.5])
+    a = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    b = Tensor([2.0, 2.0, 2.0], requires_grad=True)
+    ops.maximum(a, b).sum().backward()
+    np.testing.assert_array_equal(a.grad.numpy(), [0.0, 0.5, 1.0])
+    np.testing.assert_array_equal(b.grad.numpy(), [1.0, 0.5, 0.0])
+
+
+def test_power_at_zero_has_finite_gradients():
+    a = Tensor([0.0, 0.0, 2.0], requires_grad=True)
+    b = Tensor([0.0, 2.0, 3.0], requires_grad=True)
+    (a**b).sum().backward()
+    np.testing.assert_array_equal(a.grad.numpy(), [0.0, 0.0, 12.0])
+    np.testing.assert_allclose(b.grad.numpy(), [0.0, 0.0, 8 * np.log(2.0)], rtol=1e-6)
+
+
+def test_relu_and_abs_at_zero():
+    x = Tensor([0.0, -0.0], requires_grad=True)
+    (x.relu() + abs(x)).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [0.0, 0.0])
+
+
+def test_cross_entropy_of_parts_adds_up_to_the_whole():
+    """With `total` the parts of a batch give the gradient of the whole, ignored tokens or not."""
+    rng = np.random.default_rng(0)
+    logits, targets = rng.standard_normal((6, 5)), np.array([0, 1, -100, -100, -100, 4])
+    whole = Tensor(logits, requires_grad=True)
+    loss = ops.cross_entropy(whole, targets)
+    loss.backward()
+    parts = Tensor(logits, requires_grad=True)
+    total = CPU_buffer(3.0)
+    losses = [
+        ops.cross_entropy(parts[i : i + 2], targets[i : i + 2], total=total) for i in (0, 2, 4)
+    ]
+    for part in losses:
+        part.backward()
+    np.testing.assert_allclose(sum(p.item() for p in losses), loss.item(), rtol=1e-12)
+    np.testing.assert_allclose(parts.grad.numpy(), whole.grad.numpy(), rtol=1e-12)
+
+
+def CPU_buffer(value):  # noqa: N802
+    from baremetal.autograd import CPU
+
+    return CPU.numbers(value)
+
+
+def test_cross_entropy_with_everything_ignored_is_zero_and_so_is_its_gradient():
+    logits = Tensor(np.ones((2, 3)), requires_grad=True)
+    loss = ops.cross_entropy(logits, np.array([-100, -100]))
+    loss.backward()
+    assert loss.item() == 0.0
+    np.testing.assert_array_equal(logits.grad.numpy(), np.zeros((2, 3)))
+
+
+def test_empty_tensors_pass_through():
+    x = Tensor(np.ones((0, 3)), requires_grad=True)
+    loss = (ops.softmax(x.exp() * 2) @ np.ones((3, 2))).sum()
+    loss.backward()
+    assert loss.item() == 0.0
+    assert x.grad.shape == (0, 3)
