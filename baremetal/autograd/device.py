@@ -49,8 +49,9 @@ class Device:
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """An uninitialised, C-contiguous array of this shape and dtype."""
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        return self.memory.empty(shape, np.dtype(dtype))
+        if type(shape) is not tuple:
+            shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        return self.memory.empty(shape, dtype if isinstance(dtype, np.dtype) else np.dtype(dtype))
 
     def full(self, shape: int | tuple[int, ...], value: float, dtype: Any = np.float32):
         """An array filled with `value`."""

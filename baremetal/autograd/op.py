@@ -202,10 +202,10 @@ class Op:
     def _record(self, context, inputs, arrays, output, version) -> Node:
         """The tape's entry for one call whose gradient is wanted."""
         context.shapes = [None if a is None else a.shape for a in arrays]
-        parents = [
-            (tensor.node or tensor) if need else None
-            for tensor, need in zip(inputs, context.needs, strict=True)
-        ]
+        parents: list[Any] = []
+        for position, need in enumerate(context.needs):
+            tensor = inputs[position] if need else None
+            parents.append(tensor.node or tensor if need else None)
         node = Node(self, context, parents, output, next(context.device.sequence))
         if context.saved:
             node.guards = _guards(context.saved, inputs, arrays, output, version)

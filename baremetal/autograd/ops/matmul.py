@@ -140,11 +140,12 @@ def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> n
     return into
 
 
-@linear.vjp("bias")
-def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
-    out = ctx.empty(grad.shape[-1:], grad.dtype)
+@linear.vjp("bias", accumulates=True)
+def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> np.ndarray:
+    fresh = into is None or beta != 0.0
+    out = ctx.empty(ctx.shapes[2], grad.dtype) if fresh else into
     ctx.launch(sum_kernel, as_rows(ctx, grad), out, axis=(0,))
-    return out
+    return added(ctx, out, into, beta) if fresh else out
 
 
 def _check_linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:
