@@ -6,14 +6,16 @@
 
 Pre-norm residual blocks, learned positions, GELU, and an output matrix tied to the token embedding
 (A. Radford et al., 2019). The two projections that write into the residual stream start smaller by
-1 / sqrt(2 layers), so that the stream's variance does not grow with depth.
+1 / sqrt(2 layers), so that the stream's variance does not grow with depth. (GPT-2's dropout of
+attention weights is left out: the fused kernel never has those weights in memory.)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from baremetal.autograd import Tensor, ops
+from baremetal.autograd import Parameter, Tensor, ops
 from baremetal.nn.attention import CausalSelfAttention
 from baremetal.nn.cache import KeyValueCache, LayerCache
 from baremetal.nn.language_model import LanguageModel, LanguageModelConfig
@@ -32,6 +34,8 @@ class GPTConfig(LanguageModelConfig):
     """Whether linear layers and norms have biases."""
     tied: bool = True
     """Whether the output matrix is the token embedding."""
+    norm_eps: float = 1e-5
+    """Keeps LayerNorm's division finite."""
 
 
 class Block(Module):
@@ -41,11 +45,11 @@ class Block(Module):
         self, config: GPTConfig, index: int, *, rng: np.random.Generator, dropout: DropoutState
     ) -> None:
         out_std = INIT_STD / np.sqrt(2 * config.layers)
-        self.norm_1 = LayerNorm(config.width, bias=config.bias)
+        self.norm_1 = LayerNorm(config.width, bias=config.bias, eps=config.norm_eps)
         self.attention = CausalSelfAttention(
             config.width, config.heads, rng=rng, bias=config.bias, out_std=out_std
         )
-        self.norm_2 = LayerNorm(config.width, bias=config.bias)
+        self.norm_2 = LayerNorm(config.width, bias=config.bias, eps=config.norm_eps)
         self.mlp = MLP(config.width, rng=rng, bias=config.bias, out_std=out_std)
         # Layer numbers name the dropout's bits: two per block, 0 is the embedding's.
         self.dropout_1 = Dropout(config.dropout, state=dropout, layer=2 * index + 1)
@@ -63,7 +67,12 @@ class GPT(LanguageModel):
         config: the sizes.
         rng: draws the initial weights.
         dropout_seed: names the dropout bits of this run.
+
+    Attributes:
+        dropout_state: set its step (and first sample) before each training step.
     """
+
+    config: GPTConfig
 
     def __init__(
         self, config: GPTConfig, *, rng: np.random.Generator, dropout_seed: int = 0
@@ -77,13 +86,19 @@ class GPT(LanguageModel):
             Block(config, index, rng=rng, dropout=self.dropout_state)
             for index in range(config.layers)
         ]
-        self.norm = LayerNorm(config.width, bias=config.bias)
+        self.norm = LayerNorm(config.width, bias=config.bias, eps=config.norm_eps)
         self.head = (
             None if config.tied else Linear(config.width, config.vocab_size, rng=rng, bias=False)
         )
         self.name_parameters()
 
+    @property
+    def lookup_tables(self) -> Sequence[Parameter]:
+        positions = self.position_embedding.weight
+        return (positions,) if self.head is None else (positions, self.token_embedding.weight)
+
     def forward(self, tokens: np.ndarray, cache: KeyValueCache | None = None) -> Tensor:
+        """Logits; with a cache, `tokens` (B, new) continue the sequences in it."""
         start = 0 if cache is None else cache.length
         self.check_tokens(tokens, start)
         positions = np.arange(start, start + tokens.shape[1])
@@ -92,6 +107,6 @@ class GPT(LanguageModel):
         for index, block in enumerate(self.blocks):
             x = block(x, None if cache is None else cache.layers[index])
         x = self.norm(x)
-        return (
-            ops.linear(x, self.token_embedding.weight, None) if self.head is None else self.head(x)
-        )
+        if self.head is None:
+            return ops.linear(x, self.token_embedding.weight, None)
+        return self.head(x)

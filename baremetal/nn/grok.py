@@ -1,10 +1,13 @@
 """A Grok-1 shaped language model: a Llama whose MLPs are mixtures of experts.
 
-Grok-1 (xAI, released March 2024: 314 billion parameters, 64 layers, width 6,144, 48 query and 8
-key-value heads, 8 experts of which 2 are active, rotary positions, tied embeddings) is, in shape,
-pre-norm attention followed by a top-2 mixture. This is that shape at the size of a laptop. What it
-leaves out: Grok-1's extra norms after each half-block, its output multiplier and its soft cap on
-attention logits.
+Grok-1 (xAI, released in March 2024: 314 billion parameters, 64 layers, width 6,144, 48 query and 8
+key-value heads, 8 experts of which 2 are active, rotary positions, tied embeddings; github.com/
+xai-org/grok-1, README, run.py and model.py) is, in shape, pre-norm attention followed by a top-2
+mixture. This is that shape at the size of a laptop. What it leaves out: Grok-1's second norm after
+each half-block, its multipliers on embeddings and outputs, and its soft cap on attention logits.
+What differs: its experts are gated by GELU, ours by SiLU; its two chosen probabilities are used as
+they are, ours are divided by their sum. (xAI published no training code, hence no capacity and no
+balance loss of theirs; ours are those of `experts.py`.)
 """
 
 from dataclasses import dataclass
@@ -12,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from baremetal.autograd import Tensor
+from baremetal.errors import BaremetalError
 from baremetal.nn.experts import Experts
+from baremetal.nn.language_model import IGNORE_INDEX
 from baremetal.nn.llama import Llama, LlamaBlock, LlamaConfig
-from baremetal.nn.module import Module
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,24 @@ class GrokConfig(LlamaConfig):
     active_experts: int = 2
     """Experts that each token visits."""
     capacity_factor: float = 1.25
-    """Places per expert, relative to perfect balance."""
+    """Places per expert while training, relative to perfect balance."""
     balance_weight: float = 0.01
     """Weight of the balance loss in the training loss (Switch Transformers' value)."""
     tied: bool = True
     """Whether the output matrix is the token embedding."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.balance_weight < 0:
+            raise BaremetalError(f"balance_weight = {self.balance_weight}: must not be negative")
+
 
 class GrokBlock(LlamaBlock):
     """A Llama block with experts for its MLP."""
 
-    def make_mlp(self, config: LlamaConfig, *, rng: np.random.Generator, out_std: float) -> Module:
+    mlp: Experts
+
+    def make_mlp(self, config: LlamaConfig, *, rng: np.random.Generator, out_std: float) -> Experts:
         assert isinstance(config, GrokConfig)
         return Experts(
             config.width,
@@ -54,32 +65,36 @@ class Grok(Llama):
 
     block_type = GrokBlock
     config: GrokConfig
+    blocks: list[GrokBlock]  # type: ignore[assignment]
 
     def loss(
-        self, tokens: np.ndarray, targets: np.ndarray, total: np.ndarray | None = None
+        self, tokens: np.ndarray, targets: np.ndarray, total: np.ndarray | float | None = None
     ) -> Tensor:
-        """Cross-entropy, plus the balance loss while training.
+        """Cross-entropy, plus (while training) the blocks' mean balance loss times its weight.
 
-        With `total`, the balance term is scaled like the cross-entropy: by this microbatch's
-        share of the tokens.
+        With `total`, the balance term is scaled as the cross-entropy is: by this microbatch's
+        share of the tokens that count.
         """
         loss = super().loss(tokens, targets, total)
-        if not self.training:
+        if not self.training or self.config.balance_weight == 0:
             return loss
-        share = 1.0 if total is None else tokens.size / float(total[0])
+        share = 1.0
+        if total is not None:
+            share = int((targets != IGNORE_INDEX).sum()) / float(np.asarray(total).item())
         weight = self.config.balance_weight * share / len(self.blocks)
         for block in self.blocks:
-            assert isinstance(block.mlp, Experts)
-            assert block.mlp.balance_loss is not None
-            loss = loss + block.mlp.balance_loss * weight
+            loss = loss + block.mlp.take_balance_loss() * weight
         return loss
+
+    @property
+    def dropped(self) -> int:
+        """How many visits to experts found no place in the last forward, over all blocks."""
+        return sum(block.mlp.dropped for block in self.blocks)
 
     def flops_per_token(self, context: int | None = None) -> int:
         """Model FLOP per token: only the experts a token visits do work for it."""
         idle = 0
         for block in self.blocks:
-            mlp = block.mlp
-            assert isinstance(mlp, Experts)
-            size = mlp.gate_up.size + mlp.down.size
-            idle += size * (mlp.experts - mlp.active) // mlp.experts
+            size = block.mlp.gate_up.size + block.mlp.down.size
+            idle += size * (block.mlp.experts - block.mlp.active) // block.mlp.experts
         return super().flops_per_token(context) - 6 * idle

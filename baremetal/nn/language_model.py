@@ -3,17 +3,21 @@
 Loss. The mean over all tokens of -log p(next token), in nats; `ignore_index` targets do not count.
 
 Work. A matrix of N weights costs 2N FLOP per token forward and 4N backward, so a model of N
-parameters costs about 6N per token; attention adds 12 x layers x width x context (scores and
-mixing, forward and backward, counted without the causal half). J. Kaplan et al., "Scaling Laws
-for Neural Language Models", 2020, and the appendix of A. Chowdhery et al., "PaLM", 2022.
+parameters costs about 6N per token; tables that are only looked up cost nothing and are not in N.
+Attention adds 12 x layers x width x context (scores and mixing, forward and backward, every query
+against the whole context, as is customary, though a causal one needs only half of that). J. Kaplan
+et al., "Scaling Laws for Neural Language Models", 2020, and the appendix of A. Chowdhery et al.,
+"PaLM", 2022.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from baremetal.autograd import Tensor, ops
+from baremetal.autograd import Parameter, Tensor, ops
 from baremetal.errors import BaremetalError
+from baremetal.nn.attention import check_heads
 from baremetal.nn.cache import KeyValueCache
 from baremetal.nn.module import Module
 
@@ -39,12 +43,7 @@ class LanguageModelConfig:
         for name in ("vocab_size", "context", "layers", "heads", "width"):
             if getattr(self, name) < 1:
                 raise BaremetalError(f"{name} = {getattr(self, name)}: must be at least 1")
-        if self.width % self.heads:
-            below = self.width // self.heads * self.heads
-            raise BaremetalError(
-                f"width {self.width} is no multiple of {self.heads} heads: each head takes an "
-                f"equal slice; try width {below + self.heads}"
-            )
+        check_heads(self.width, self.heads, self.heads)
 
 
 class LanguageModel(Module):
@@ -58,8 +57,13 @@ class LanguageModel(Module):
         """Key-value heads per layer (fewer than `heads` with grouped queries)."""
         return self.config.heads
 
+    @property
+    def lookup_tables(self) -> Sequence[Parameter]:
+        """Parameters that are only looked up, never multiplied with: they cost no FLOP."""
+        return ()
+
     def loss(
-        self, tokens: np.ndarray, targets: np.ndarray, total: np.ndarray | None = None
+        self, tokens: np.ndarray, targets: np.ndarray, total: np.ndarray | float | None = None
     ) -> Tensor:
         """Mean cross-entropy in nats per token, a scalar.
 
@@ -68,27 +72,44 @@ class LanguageModel(Module):
             targets: (B, T) int, `IGNORE_INDEX` where nothing is to be predicted.
             total: divide by this count of tokens instead of by this batch's own: with the count
                 of a whole large batch, the gradients of its parts add up to the large batch's.
+                A number, or a buffer of one, which is read when the loss is computed.
+
+        Raises:
+            BaremetalError: the tokens do not fit the context, or are not in the vocabulary.
         """
         logits = self(tokens)
         return ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, total=total)
 
     def new_cache(self, batch: int = 1) -> KeyValueCache:
-        """An empty key-value cache for generation."""
+        """An empty key-value cache for `batch` sequences, of the parameters' dtype and device."""
         config = self.config
-        head_width = config.width // config.heads
-        return KeyValueCache(config.layers, batch, config.context, self.kv_heads, head_width)
+        like = next(self.parameters())
+        return KeyValueCache(
+            config.layers,
+            batch,
+            config.context,
+            self.kv_heads,
+            config.width // config.heads,
+            like.dtype,
+            like.device,
+        )
 
     def flops_per_token(self, context: int | None = None) -> int:
         """Model FLOP of one training step per token: 6 N + 12 layers width context."""
         config = self.config
         context = config.context if context is None else context
-        return 6 * self.num_parameters() + 12 * config.layers * config.width * context
+        multiplied = self.num_parameters() - sum(table.size for table in self.lookup_tables)
+        return 6 * multiplied + 12 * config.layers * config.width * context
 
     def check_tokens(self, tokens: np.ndarray, start: int = 0) -> None:
-        """Refuse sequences that do not fit the context."""
-        if tokens.ndim != 2:
+        """Refuse sequences that do not fit the context.
+
+        Raises:
+            BaremetalError: not (batch, time), nothing at all, or too long.
+        """
+        if tokens.ndim != 2 or tokens.size == 0:
             raise BaremetalError(
-                f"tokens have shape {tokens.shape}, expected (batch, time): "
+                f"tokens have shape {tokens.shape}, expected (batch, time), neither of them 0: "
                 "for one sequence use tokens[None, :]"
             )
         if start + tokens.shape[1] > self.config.context:

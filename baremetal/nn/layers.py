@@ -8,7 +8,7 @@ released code).
 
 import numpy as np
 
-from baremetal.autograd import Parameter, Tensor, ops
+from baremetal.autograd import CPU, Device, Parameter, Tensor, ops
 from baremetal.errors import BaremetalError
 from baremetal.nn.module import Module
 
@@ -62,7 +62,7 @@ class Embedding(Module):
 
 
 class LayerNorm(Module):
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, whose size is `width`.
 
     J. Ba, J. Kiros, G. Hinton, "Layer Normalization", 2016.
     """
@@ -77,7 +77,7 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """x / sqrt(mean(x²) + eps) * weight over the last axis: LayerNorm without its mean.
+    """x / sqrt(mean(x²) + eps) * weight over the last axis: LayerNorm without mean and bias.
 
     B. Zhang, R. Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019.
     """
@@ -97,12 +97,17 @@ class DropoutState:
     step changes every mask. A bit is a function of (seed, step, layer, sample, position) and of
     nothing else: however a batch is cut into microbatches or a model into stages, each sample
     meets the same bits.
+
+    Attributes:
+        buffer: (3,) int64 on the device: seed, step, first sample.
     """
 
     SEED, STEP, FIRST_SAMPLE = 0, 1, 2
 
-    def __init__(self, seed: int = 0) -> None:
-        self.buffer = np.array([seed, 0, 0], dtype=np.int64)
+    def __init__(self, seed: int = 0, device: Device = CPU) -> None:
+        if not 0 <= seed < 2**63:
+            raise BaremetalError(f"dropout seed {seed}: choose one from 0 up to 2**63 - 1")
+        self.buffer = device.numbers(seed, 0, 0, dtype=np.int64)
 
     def set(self, step: int, first_sample: int = 0) -> None:
         """Choose the bits for this step; `first_sample` counts samples within the step's batch."""

@@ -5,13 +5,14 @@ rotary positions for learned ones, SwiGLU for GELU, no biases, an untied output 
 Llama 2 on, grouped queries. The skeleton is the same: pre-norm residual blocks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from baremetal.autograd import Tensor, ops
+from baremetal.autograd import Parameter, Tensor, ops
 from baremetal.errors import BaremetalError
-from baremetal.nn.attention import CausalSelfAttention, rotary_tables
+from baremetal.nn.attention import CausalSelfAttention, check_heads, rotary_tables
 from baremetal.nn.cache import KeyValueCache, LayerCache
 from baremetal.nn.language_model import LanguageModel, LanguageModelConfig
 from baremetal.nn.layers import INIT_STD, Embedding, Linear, RMSNorm
@@ -36,6 +37,11 @@ class LlamaConfig(LanguageModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_heads(self.width, self.heads, self.key_value_heads)
+        if self.hidden < 0:
+            raise BaremetalError(
+                f"hidden = {self.hidden}: give a width, or 0 for the customary one"
+            )
         if (self.width // self.heads) % 2:
             raise BaremetalError(
                 f"each head is {self.width // self.heads} wide, an odd number: rotary positions "
@@ -110,7 +116,12 @@ class Llama(LanguageModel):
     def kv_heads(self) -> int:
         return self.config.key_value_heads
 
+    @property
+    def lookup_tables(self) -> Sequence[Parameter]:
+        return () if self.head is None else (self.token_embedding.weight,)
+
     def forward(self, tokens: np.ndarray, cache: KeyValueCache | None = None) -> Tensor:
+        """Logits; with a cache, `tokens` (B, new) continue the sequences in it."""
         self.check_tokens(tokens, 0 if cache is None else cache.length)
         x = self.token_embedding(tokens)
         for index, block in enumerate(self.blocks):

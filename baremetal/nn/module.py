@@ -1,18 +1,22 @@
 """Modules: parameters with names, arranged as a tree.
 
-A module is an object whose attributes are parameters, other modules, or lists of modules. Nothing
-is registered anywhere: the tree is found by looking at the attributes, in the order in which they
-were set, and a parameter's name is its path, e.g. ``blocks.0.attention.qkv.weight``. The words are
-PyTorch's, since that is what a learner will meet next.
+A module is an object whose attributes are parameters, other modules, or lists of these. Nothing is
+registered anywhere: the tree is found by looking at the attributes, in the order in which they were
+set, and a parameter's name is its path, e.g. ``blocks.0.attention.qkv.weight``. A parameter that
+two modules share (a tied output matrix) is one parameter, under the first of its names. The words
+are PyTorch's, since that is what a learner will meet next.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from baremetal.autograd import Parameter, Tensor
+from baremetal.autograd import Device, Parameter, Tensor
 from baremetal.errors import BaremetalError
+from baremetal.kernels.elementwise import copy
+
+Kind = TypeVar("Kind")
 
 
 class StateError(BaremetalError):
@@ -32,15 +36,19 @@ class Module:
 
     # ------------------------------------------------------------ the tree
 
-    def named_children(self) -> Iterator[tuple[str, "Module"]]:
-        """Direct submodules with their names; members of a list are named ``list.index``."""
+    def _attributes(self, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
+        """Attributes of this kind with their names; members of a list are ``list.index``."""
         for name, value in vars(self).items():
-            if isinstance(value, Module):
+            if isinstance(value, kind):
                 yield name, value
             elif isinstance(value, (list, tuple)):
                 for index, item in enumerate(value):
-                    if isinstance(item, Module):
+                    if isinstance(item, kind):
                         yield f"{name}.{index}", item
+
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+        """Direct submodules with their names; members of a list are named ``list.index``."""
+        yield from self._attributes(Module)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
         """This module and everything below it, depth first."""
@@ -52,10 +60,10 @@ class Module:
         """Every parameter once, with its path; a tied parameter keeps its first name."""
         seen: set[int] = set()
         for prefix, module in self.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Parameter) and id(value) not in seen:
-                    seen.add(id(value))
-                    yield (f"{prefix}.{name}" if prefix else name), value
+            for name, parameter in module._attributes(Parameter):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield (f"{prefix}.{name}" if prefix else name), parameter
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter once."""
@@ -63,19 +71,19 @@ class Module:
             yield parameter
 
     def num_parameters(self) -> int:
-        """How many numbers are trained (tied ones count once)."""
+        """How many numbers there are to train (tied ones count once)."""
         return sum(parameter.size for parameter in self.parameters())
 
     # ------------------------------------------------------------ modes and gradients
 
-    def train(self, mode: bool = True) -> "Module":
-        """Switch dropout on (True) or off (False) in the whole tree."""
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training (True: dropout on, experts full at their capacity) or not (False)."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
-    def eval(self) -> "Module":
-        """Switch dropout off."""
+    def eval(self) -> Self:
+        """Switch to evaluation: the same input gives the same output, whatever is beside it."""
         return self.train(False)
 
     def zero_grad(self) -> None:
@@ -83,10 +91,36 @@ class Module:
         for parameter in self.parameters():
             parameter.zero_grad()
 
-    def name_parameters(self) -> "Module":
-        """Give every parameter its path as `name`, for messages and pictures."""
+    def name_parameters(self) -> Self:
+        """Give every parameter its path as `name`, for messages, pictures and optimiser states."""
         for name, parameter in self.named_parameters():
             parameter.name = name
+        return self
+
+    def to(self, dtype: Any = None, device: Device | None = None) -> Self:
+        """Convert every parameter, in place: to float64 for a gradient check, to another device.
+
+        Do it before an optimiser takes the parameters into its flat memory.
+
+        Raises:
+            BaremetalError: the dtype is not floating, a gradient is there already, or an optimiser
+                holds the parameters' memory.
+        """
+        if dtype is not None and np.dtype(dtype).kind != "f":
+            raise BaremetalError(f"to({dtype}): parameters are floating, use float32 or float64")
+        for name, parameter in self.named_parameters():
+            # A buffer for gradients shows here even when no gradient is in it.
+            if parameter.gradient_target() is not None:
+                raise BaremetalError(
+                    f"to(): parameter '{name}' has a gradient or belongs to an optimiser, whose "
+                    "memory would be left behind: convert the model before training it"
+                )
+        for parameter in self.parameters():
+            place = parameter.device if device is None else device
+            array = place.empty(parameter.shape, parameter.dtype if dtype is None else dtype)
+            place.launch(copy, parameter.data, array)
+            parameter.data, parameter.device = array, place
+            parameter.version.bump("to")
         return self
 
     # ------------------------------------------------------------ state
@@ -99,11 +133,12 @@ class Module:
         """Copy arrays into the parameters; all or nothing.
 
         Args:
-            state: arrays (or tensors) by parameter name.
-            strict: refuse missing and unexpected names; misshaped arrays are always refused.
+            state: arrays (or tensors) by parameter name. Other floating types are converted.
+            strict: refuse missing and unexpected names; arrays of another shape, or of something
+                that is no real number, are always refused.
 
         Raises:
-            StateError: naming every missing, unexpected and misshaped entry.
+            StateError: naming every missing, unexpected, misshaped and unusable entry.
         """
         own = dict(self.named_parameters())
         arrays = {name: _array(value) for name, value in state.items()}
@@ -111,27 +146,36 @@ class Module:
         if strict:
             faults += [f"missing '{name}'" for name in own if name not in arrays]
             faults += [f"unexpected '{name}'" for name in arrays if name not in own]
-        faults += [
-            f"'{name}' has shape {arrays[name].shape}, expected {parameter.shape}"
-            for name, parameter in own.items()
-            if name in arrays and arrays[name].shape != parameter.shape
-        ]
+        shared = [name for name in own if name in arrays]
+        faults += [fault for name in shared if (fault := _misfit(name, arrays[name], own[name]))]
         if faults:
             raise StateError(
                 f"this state does not fit {type(self).__name__}: {'; '.join(faults)}: "
                 "build the model with the sizes the state was saved from"
             )
-        for name, parameter in own.items():
-            if name in arrays:
-                parameter.data[...] = arrays[name]
-                parameter.version.bump("load_state_dict")
+        for name in shared:
+            own[name].data[...] = arrays[name]
+            own[name].version.bump("load_state_dict")
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__}("]
-        for name, child in self.named_children():
-            lines += [f"  ({name}): " + repr(child).replace("\n", "\n  ")]
-        return "\n".join([*lines, ")"]) if len(lines) > 1 else f"{lines[0]})"
+        """The tree, with the shapes of the parameters at its leaves."""
+        facts = [f"{name} {parameter.shape}" for name, parameter in self._attributes(Parameter)]
+        children = [
+            f"\n  ({name}): " + repr(child).replace("\n", "\n  ")
+            for name, child in self.named_children()
+        ]
+        end = "\n" if children else ""
+        return f"{type(self).__name__}({', '.join(facts)}{''.join(children)}{end})"
 
 
 def _array(value: Any) -> np.ndarray:
     return value.data if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _misfit(name: str, array: np.ndarray, parameter: Parameter) -> str:
+    """What keeps `array` from being this parameter's value, or ""."""
+    if array.shape != parameter.shape:
+        return f"'{name}' has shape {array.shape}, expected {parameter.shape}"
+    if not np.can_cast(array.dtype, parameter.dtype, "same_kind"):
+        return f"'{name}' has dtype {array.dtype}, expected {parameter.dtype}"
+    return ""
