@@ -291,12 +291,20 @@ def _run_doctor(arguments: Sequence[str]) -> int:
 
 
 def _run_bench(arguments: Sequence[str]) -> int:
-    kind, rest = (arguments[0], arguments[1:]) if arguments else ("", arguments)
-    if kind in ("", "-h", "--help"):
-        print("usage: baremetal bench step [options]      (baremetal bench step --help)")
+    benchmarks = {"step": _bench_step, "train": _bench_train}
+    kind, rest = (arguments[0], arguments[1:]) if arguments else ("--help", arguments)
+    if kind in ("-h", "--help"):
+        print(f"usage: baremetal bench {{{','.join(benchmarks)}}} [options]")
+        print("step: one training step beside the peers'; train: the default run to its end")
+        print(f"example: {VERBS['bench'].example}")
         return 0
-    if kind != "step":
-        raise BaremetalError(f"unknown benchmark '{kind}': there is 'step'")
+    if kind not in benchmarks:
+        raise BaremetalError(f"unknown benchmark '{kind}': there are {', '.join(benchmarks)}")
+    return benchmarks[kind](rest)
+
+
+def _bench_step(arguments: Sequence[str]) -> int:
+    from baremetal.bench.machine import usable_cores
     from baremetal.bench.step.compare import compare_steps
     from baremetal.bench.step.report import step_table
     from baremetal.bench.step.sizes import find_size
@@ -318,12 +326,9 @@ def _run_bench(arguments: Sequence[str]) -> int:
         json: bool = False
         """Print one JSON object."""
 
-    from baremetal.bench.machine import usable_cores
-
-    given = _parse(Options, "bench", rest)
-    against = [name for name in given.against.split(",") if name]
+    given = _parse(Options, "bench", arguments)
     result = compare_steps(
-        find_size(given.model), against, rounds=given.rounds, steps=given.steps,
+        find_size(given.model), _names(given.against), rounds=given.rounds, steps=given.steps,
         threads=given.threads or usable_cores(),
     )  # fmt: skip
     if given.json:
@@ -331,6 +336,46 @@ def _run_bench(arguments: Sequence[str]) -> int:
     else:
         print(step_table(result))
     return 0
+
+
+def _bench_train(arguments: Sequence[str]) -> int:
+    from baremetal.bench.machine import usable_cores
+    from baremetal.bench.race.compare import race, race_table
+
+    @dataclass(frozen=True)
+    class Options:
+        """Run the default training to its end, ours beside PyTorch's, in turns."""
+
+        against: str = "torch"
+        """Peers, separated by commas: torch; empty for none."""
+        steps: int = 2000
+        """Length of the run."""
+        turn: int = 250
+        """Steps per turn; each ends with an evaluation."""
+        threads: int = 0
+        """Threads for every contender; 0 means all usable cores."""
+        json: bool = False
+        """Print one JSON object."""
+
+    given = _parse(Options, "bench", arguments)
+
+    def show(name: str, step: int, answer: dict[str, Any]) -> None:
+        line = f"{name:<10} step {step:>5}  val loss {answer['val_loss']:.4f}"
+        print(f"{line}  {answer['time_s']:.1f} s", file=sys.stderr)
+
+    result = race(
+        _names(given.against), steps=given.steps, turn=given.turn,
+        threads=given.threads or usable_cores(), on_turn=show,
+    )  # fmt: skip
+    if given.json:
+        _print_json(result)
+    else:
+        print(race_table(result))
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 VERBS: dict[str, Verb] = {

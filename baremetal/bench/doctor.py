@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from baremetal.bench.contender import HELD_BACK
 from baremetal.bench.machine import processor_name, usable_cores
 
-PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "ml-dtypes", "safetensors", "tyro", "matplotlib")
-HELD_BACK = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # settings that change BLAS's speed
+PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "ml-dtypes", "tyro", "matplotlib")
 
 
 @dataclass(frozen=True)

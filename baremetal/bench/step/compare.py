@@ -10,17 +10,13 @@ of the peer's median to ours. The contenders do the same arithmetic from the sam
 same tokens, and that is checked: their first losses must agree.
 """
 
-import importlib.util
-import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from baremetal.bench.contender import Contender, check_peer
 from baremetal.bench.step.ours import make_model
 from baremetal.bench.step.sizes import StepSize
 from baremetal.errors import BaremetalError
@@ -30,53 +26,20 @@ COMPARED_LOSSES = 10
 LOSS_TOLERANCE = 2e-3  # relative; float32 sums in another order drift apart by about 1e-5 a step
 
 
-class Contender:
-    """A worker process and what it has measured."""
+class StepContender(Contender):
+    """A contender in single training steps, and what it has measured."""
 
     def __init__(self, name: str, size: StepSize, threads: int) -> None:
-        self.name = name
         self.times_s: list[float] = []
         self.losses: list[float] = []
-        command = [
-            sys.executable, "-m", "baremetal.bench.step.worker", name, size.name, str(threads),
-        ]  # fmt: skip
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
-            env=_environment(threads),
-        )  # fmt: skip
-        self._answer()
+        super().__init__(name, ["baremetal.bench.step.worker", name, size.name], threads)
 
     def round(self, steps: int, counted: bool = True) -> None:
         """Do some steps; times of uncounted ones (warm-up) are thrown away."""
-        assert self._process.stdin is not None
-        print(json.dumps({"steps": steps}), file=self._process.stdin, flush=True)
-        answer = self._answer()
+        answer = self.ask({"steps": steps})
         self.losses += answer["losses"]
         if counted:
             self.times_s += answer["times_s"]
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            status = self._process.wait()
-            raise BaremetalError(
-                f"the contender '{self.name}' ended with status {status}; its own message is above"
-            )
-        return json.loads(line)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.communicate()
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """What every contender sees: the same thread count, and no held-back BLAS."""
-    kept = {
-        k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-    }
-    return {**kept, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 def compare_steps(
@@ -95,11 +58,11 @@ def compare_steps(
         BaremetalError: an unknown or missing peer, or losses that do not agree.
     """
     for name in against:
-        _check_peer(name)
+        check_peer(name, CONTENDERS)
     names = ["baremetal", *(name for name in against if name != "baremetal")]
-    contenders: list[Contender] = []
+    contenders: list[StepContender] = []
     try:
-        contenders += [Contender(name, size, threads) for name in names]
+        contenders += [StepContender(name, size, threads) for name in names]
         for contender in contenders:
             contender.round(max(COMPARED_LOSSES, steps), counted=False)
         for _ in range(rounds):
@@ -112,16 +75,7 @@ def compare_steps(
     return _report(size, contenders, threads)
 
 
-def _check_peer(name: str) -> None:
-    if name not in CONTENDERS:
-        raise BaremetalError(f"unknown peer '{name}': choose from {', '.join(CONTENDERS[1:])}")
-    if name.startswith("torch") and importlib.util.find_spec("torch") is None:
-        raise BaremetalError(
-            "PyTorch is not installed: pip install 'baremetal[peers]' brings the peers"
-        )
-
-
-def _check_losses(contenders: Sequence[Contender]) -> None:
+def _check_losses(contenders: Sequence[StepContender]) -> None:
     ours = np.array(contenders[0].losses[:COMPARED_LOSSES])
     for peer in contenders[1:]:
         theirs = np.array(peer.losses[:COMPARED_LOSSES])
@@ -132,7 +86,7 @@ def _check_losses(contenders: Sequence[Contender]) -> None:
             )
 
 
-def _report(size: StepSize, contenders: Sequence[Contender], threads: int) -> dict[str, Any]:
+def _report(size: StepSize, contenders: Sequence[StepContender], threads: int) -> dict[str, Any]:
     from baremetal.bench.machine import describe_machine
     from baremetal.kernels.limits import measure_numpy_matmul_rate
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from baremetal.bench.step import ours
 from baremetal.bench.step.sizes import StepSize
+from baremetal.nn import Module
 
 
 class Block(nn.Module):
@@ -50,10 +51,10 @@ class PeerGPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
 
-def _our_weights(size: StepSize) -> dict[str, torch.Tensor]:
-    """Our initial weights under the peer's names."""
+def peer_weights(model: Module) -> dict[str, torch.Tensor]:
+    """Copies of our weights under the peer's names."""
     renamed = {}
-    for name, array in ours.make_model(size).state_dict().items():
+    for name, array in model.state_dict().items():
         peer_name = name.replace(".attention.", ".").replace(".mlp.", ".")
         renamed[peer_name] = torch.from_numpy(array.copy())
     return renamed
@@ -63,7 +64,7 @@ def make_torch_step(size: StepSize, threads: int, compiled: bool = False) -> Cal
     """A function that does step number i in PyTorch and returns its loss."""
     torch.set_num_threads(threads)
     model = PeerGPT(size)
-    model.load_state_dict(_our_weights(size))
+    model.load_state_dict(peer_weights(ours.make_model(size)))
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(

@@ -1,16 +1,14 @@
-"""One contender in a process of its own, doing rounds of steps when told to.
+"""One contender of the step benchmark, in a process of its own (see `bench/contender.py`).
 
-Separate processes, because two frameworks in one would share thread pools, allocators and BLAS
-settings and disturb each other in ways no user meets. The parent writes one JSON line per round
-({"steps": n}) and this answers with one ({"times_s": [...], "losses": [...]}); in between it
-sleeps in a read, so that only one contender works at a time.
+A request {"steps": n} is answered with {"times_s": [...], "losses": [...]}.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
+from baremetal.bench.contender import serve
 from baremetal.bench.step.sizes import StepSize, find_size
 
 
@@ -25,22 +23,31 @@ def make_step(contender: str, size: StepSize, threads: int) -> Callable[[int], f
     return make_torch_step(size, threads, compiled=contender == "torch.compile")
 
 
+class Rounds:
+    """Does steps when asked, counting them through."""
+
+    def __init__(self, step: Callable[[int], float]) -> None:
+        self.step = step
+        self.number = 0
+
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do ``request["steps"]`` steps and time each."""
+        times_s, losses = [], []
+        for _ in range(request["steps"]):
+            start = time.perf_counter()
+            losses.append(self.step(self.number))
+            times_s.append(time.perf_counter() - start)
+            self.number += 1
+        return {"times_s": times_s, "losses": losses}
+
+
 def main() -> None:
-    """Serve rounds on standard input and output until the input closes."""
+    """Serve rounds on standard input and output."""
     contender, size_name, threads = sys.argv[1:]
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints must not mix with the answers
-    step = make_step(contender, find_size(size_name), int(threads))
-    print(json.dumps({"ready": contender}), file=answers, flush=True)
-    number = 0
-    for line in sys.stdin:
-        times_s, losses = [], []
-        for _ in range(json.loads(line)["steps"]):
-            start = time.perf_counter()
-            losses.append(step(number))
-            times_s.append(time.perf_counter() - start)
-            number += 1
-        print(json.dumps({"times_s": times_s, "losses": losses}), file=answers, flush=True)
+    rounds = Rounds(make_step(contender, find_size(size_name), int(threads)))
+    serve(contender, rounds.handle, answers)
 
 
 if __name__ == "__main__":

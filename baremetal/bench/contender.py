@@ -1,0 +1,92 @@
+"""A contender in a benchmark: a process that works only when asked to.
+
+Separate processes, because two frameworks in one would share thread pools, allocators and BLAS
+settings and disturb each other in ways no user meets. A contender is a module run with `python -m`;
+it reads one JSON line per request from standard input and answers each with one JSON line. In
+between it sleeps in that read, so that only one contender works at a time.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from baremetal.errors import BaremetalError
+
+HELD_BACK = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # settings that slow our BLAS but no peer's
+
+
+class Contender:
+    """A worker process.
+
+    Args:
+        name: which contender.
+        module: the worker module and its arguments; the thread count is added.
+        threads: for every contender the same.
+
+    Raises:
+        BaremetalError: the process ends before it says that it is ready.
+    """
+
+    def __init__(self, name: str, module: Sequence[str], threads: int) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *module, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=_environment(threads),
+        )
+        self._answer()
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send one request and wait for its answer."""
+        assert self._process.stdin is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            raise BaremetalError(
+                f"the contender '{self.name}' ended with status {status}; its own message is above"
+            )
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """What every contender sees: the same thread count, and no held-back BLAS."""
+    kept = {name: value for name, value in os.environ.items() if name not in HELD_BACK}
+    return {**kept, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def check_peer(name: str, known: Sequence[str]) -> None:
+    """Refuse a peer that is unknown or not installed.
+
+    Raises:
+        BaremetalError: saying which there are, or how to install it.
+    """
+    if name not in known:
+        raise BaremetalError(f"unknown peer '{name}': choose from {', '.join(known[1:])}")
+    if name.startswith("torch") and importlib.util.find_spec("torch") is None:
+        raise BaremetalError(
+            "PyTorch is not installed: pip install 'baremetal[peers]' brings the peers"
+        )
+
+
+def serve(name: str, handle: Callable[[dict[str, Any]], dict[str, Any]], answers: Any) -> None:
+    """The worker's side: say that we are ready, then answer requests until the input closes."""
+    print(json.dumps({"ready": name}), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(handle(json.loads(line))), file=answers, flush=True)

@@ -1,0 +1,1 @@
+"""`baremetal bench train`: the default training run, ours beside PyTorch's, to the end."""
