@@ -37,7 +37,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from baremetal.kernels.native import blas  # noqa: F401  registers the BLAS symbols (see there)
@@ -149,7 +148,8 @@ def stack(typing_context, args, count):
 
     def generate(context, builder, signature, values):
         array = ir.ArrayType(context.get_value_type(element), length)
-        slot = cgutils.alloca_once(builder, array)
+        with builder.goto_entry_block():  # numba's own helper would clear the memory as well
+            slot = builder.alloca(array)
         slot.align = 64  # one cache line, one AVX-512 register
         return builder.bitcast(slot, context.get_value_type(signature.return_type))
 
@@ -187,17 +187,29 @@ def _choose_address() -> Callable[[np.ndarray], int]:
 address_of = _choose_address()
 
 
+_DOUBLE, _INTEGER, _INT64 = struct.Struct("<d"), struct.Struct("<q"), np.dtype(np.int64)
+
+
 def pack_words(values: Sequence[Any]) -> np.ndarray:
     """Arrays become addresses, integers stay, floats become their bit pattern: one int64 block."""
     words = []
-    for value in values:
-        if isinstance(value, np.ndarray):
+    for value in values:  # this loop is most of a launch's price: the common types first
+        kind = type(value)
+        if kind is int:
+            words.append(value)
+        elif kind is np.ndarray:
             words.append(address_of(value))
-        elif isinstance(value, float):
-            words.append(struct.unpack("<q", struct.pack("<d", value))[0])
         else:
-            words.append(int(value))
-    return np.array(words, dtype=np.int64)
+            words.append(_uncommon_word(value))
+    return np.array(words, _INT64)
+
+
+def _uncommon_word(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return address_of(value)
+    if isinstance(value, (float, np.floating)):
+        return _INTEGER.unpack(_DOUBLE.pack(value))[0]
+    return int(value)
 
 
 class Body:

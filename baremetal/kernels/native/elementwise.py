@@ -1,153 +1,268 @@
-"""Element-wise kernels, compiled."""
+"""Element-wise kernels, compiled: one scalar function each, looped over by `broadcast.py`.
 
+The decorator turns the function of numbers into the kernel over arrays: `silu` below, written as
+a function of one x, becomes the packing function `silu(x, out)`. Constants go through `like(x,
+0.5)`, because a bare 0.5 is a float64 and would pull the arithmetic of a whole float32 loop into
+float64.
+"""
 
-def negative(x, out):
-    return None
+import math
 
+import numpy as np
 
-def absolute(x, out):
-    return None
+from baremetal.kernels.elementwise import GELU_CUBIC, SQRT_2, SQRT_2_OVER_PI, SQRT_2_PI
+from baremetal.kernels.native import vmath
+from baremetal.kernels.native.broadcast import (
+    binary,
+    choice,
+    comparison,
+    make_body,
+    merged_axes,
+    pack,
+    pack_axes,
+    unary,
+    unary_pattern,
+)
+from baremetal.kernels.native.transpose import transposed_copy
+from baremetal.kernels.native.vmath import like, select
 
+_MOVED_AS = {4: np.dtype(np.float32), 8: np.dtype(np.float64)}  # bits are copied, not numbers
+LIBRARY_CALL = 16  # an element through the C library takes about as long as 16 additions
 
-def square(x, out):
-    return None
 
+# ---------------------------------------------------------------- unary
 
-def reciprocal(x, out):
-    return None
 
+@unary
+def negative(x):
+    return -x
 
-def sqrt(x, out):
-    return None
 
+@unary
+def absolute(x):
+    return abs(x)
 
-def exp(x, out):
-    return None
 
+@unary
+def square(x):
+    return x * x
 
-def log(x, out):
-    return None
 
+@unary
+def reciprocal(x):
+    return like(x, 1.0) / x
 
-def sin(x, out):
-    return None
 
+@unary
+def sqrt(x):
+    return math.sqrt(x)
 
-def cos(x, out):
-    return None
 
+@unary
+def exp(x):
+    return vmath.exp(x)
 
-def erf(x, out):
-    return None
 
+@unary
+def log(x):
+    return vmath.log(x)
 
-def tanh(x, out):
-    return None
 
+@unary(work=LIBRARY_CALL)
+def sin(x):
+    return math.sin(x)
 
-def tanh_backward(y, grad, out):
-    return None
 
+@unary(work=LIBRARY_CALL)
+def cos(x):
+    return math.cos(x)
 
-def sigmoid(x, out):
-    return None
 
+@unary
+def erf(x):
+    return vmath.erf(x)
 
-def sigmoid_backward(y, grad, out):
-    return None
 
+# ---------------------------------------------------------------- activations and their backward
 
-def relu(x, out):
-    return None
 
+@unary
+def tanh(x):
+    return vmath.tanh(x)
 
-def relu_backward(x, grad, out):
-    return None
 
+@binary
+def tanh_backward(y, grad):
+    return grad * (like(y, 1.0) - y * y)
 
-def gelu(x, out):
-    return None
 
+@unary
+def sigmoid(x):
+    return vmath.sigmoid(x)
 
-def gelu_backward(x, grad, out):
-    return None
 
+@binary
+def sigmoid_backward(y, grad):
+    return grad * y * (like(y, 1.0) - y)
 
-def gelu_tanh(x, out):
-    return None
 
+@unary
+def relu(x):
+    zero = like(x, 0.0)
+    return select(x < zero, zero, x)  # NaN is not less: it stays
 
-def gelu_tanh_backward(x, grad, out):
-    return None
 
+@binary
+def relu_backward(x, grad):
+    zero = like(x, 0.0)
+    return select(x > zero, grad, zero)
 
-def silu(x, out):
-    return None
 
+@unary
+def gelu(x):
+    half = like(x, 0.5)
+    return x * (half + half * vmath.erf(x * like(x, 1 / SQRT_2)))
 
-def silu_backward(x, grad, out):
-    return None
 
+@binary
+def gelu_backward(x, grad):
+    half = like(x, 0.5)
+    cdf = half + half * vmath.erf(x * like(x, 1 / SQRT_2))
+    density = vmath.exp(-half * x * x) * like(x, 1 / SQRT_2_PI)
+    # x * density is inf * 0 at infinity, where its limit is 0.
+    second = select(density != like(x, 0.0), x * density, density)
+    return grad * (cdf + second)
 
-def add(a, b, out):
-    return None
 
+@unary
+def gelu_tanh(x):
+    # (1 + tanh u) / 2 = sigmoid(2u): cheaper, and exact where 1 + tanh u cancels.
+    linear, cubic = like(x, 2 * SQRT_2_OVER_PI), like(x, 2 * SQRT_2_OVER_PI * GELU_CUBIC)
+    return x * vmath.sigmoid(x * (linear + cubic * (x * x)))
 
-def subtract(a, b, out):
-    return None
 
+@binary
+def gelu_tanh_backward(x, grad):
+    linear, cubic = like(x, 2 * SQRT_2_OVER_PI), like(x, 2 * SQRT_2_OVER_PI * GELU_CUBIC)
+    square = x * x
+    s = vmath.sigmoid(x * (linear + cubic * square))
+    flat = s * (like(x, 1.0) - s)
+    slope = x * (linear + like(x, 3.0) * cubic * square)  # x times the derivative of 2u
+    # Where the sigmoid has reached 0 or 1 the second term is 0, also where the slope overflows.
+    return grad * (s + select(flat != like(x, 0.0), flat * slope, flat))
 
-def multiply(a, b, out):
-    return None
 
+@unary
+def silu(x):
+    return x * vmath.sigmoid(x)
 
-def divide(a, b, out):
-    return None
 
+@binary
+def silu_backward(x, grad):
+    s = vmath.sigmoid(x)
+    return grad * (s + x * s * (like(x, 1.0) - s))
 
-def power(a, b, out):
-    return None
 
+# ---------------------------------------------------------------- binary
 
-def maximum(a, b, out):
-    return None
 
+@binary
+def add(a, b):
+    return a + b
 
-def minimum(a, b, out):
-    return None
 
+@binary
+def subtract(a, b):
+    return a - b
 
-def equal(a, b, out):
-    return None
 
+@binary
+def multiply(a, b):
+    return a * b
 
-def not_equal(a, b, out):
-    return None
 
+@binary
+def divide(a, b):
+    return a / b
 
-def less(a, b, out):
-    return None
 
+@binary(work=LIBRARY_CALL)
+def power(a, b):
+    return math.pow(a, b)
 
-def less_equal(a, b, out):
-    return None
 
+@binary
+def maximum(a, b):
+    return select((a > b) | (a != a), a, b)  # a NaN wins on either side
 
-def greater(a, b, out):
-    return None
 
+@binary
+def minimum(a, b):
+    return select((a < b) | (a != a), a, b)
 
-def greater_equal(a, b, out):
-    return None
 
+# ---------------------------------------------------------------- comparisons and choice
 
-def where(condition, a, b, out):
-    return None
+
+@comparison
+def equal(a, b):
+    return a == b
+
+
+@comparison
+def not_equal(a, b):
+    return a != b
+
+
+@comparison
+def less(a, b):
+    return a < b
+
+
+@comparison
+def less_equal(a, b):
+    return a <= b
+
+
+@comparison
+def greater(a, b):
+    return a > b
+
+
+@comparison
+def greater_equal(a, b):
+    return a >= b
+
+
+@choice
+def where(condition, a, b):
+    return select(condition != 0, a, b)
+
+
+# ---------------------------------------------------------------- moving
+
+
+def _same(x):
+    return x
+
+
+_copy_body = make_body(unary_pattern, _same)
 
 
 def copy(x, out):
-    return None
+    """Pack out = x: equal dtypes, any strides; conversions are left to NumPy."""
+    element = _MOVED_AS.get(out.dtype.itemsize) if out.dtype.kind in "fiu" else None
+    if element is None or x.dtype != out.dtype:
+        return None
+    if x.shape == out.shape and x.flags.c_contiguous and out.flags.c_contiguous:
+        return pack(_copy_body, (x, out), element, 1)
+    axes = merged_axes((x, out))
+    if axes is None:
+        return None
+    transposed = transposed_copy(x, out, element, axes)
+    return transposed or pack_axes(_copy_body, (x, out), element, axes, 1)
 
 
 def fill(out, *, value):
-    return None
+    """Pack out = value: a broadcast copy of one number."""
+    return copy(np.array(value, out.dtype), out)

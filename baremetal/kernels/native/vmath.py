@@ -40,8 +40,8 @@ from numba.extending import intrinsic, overload
 
 # The functions state their own arithmetic flags, because the trick of rounding by adding and
 # subtracting a large number dies if sums may be reordered, as reductions ask for. Contraction to
-# fused multiply-adds is welcome.
-PRECISE = {"fastmath": {"contract"}, "error_model": "numpy"}
+# fused multiply-adds is welcome. They are always inlined: a call left over stops the vectoriser.
+PRECISE = {"fastmath": {"contract"}, "error_model": "numpy", "forceinline": True}
 
 F = np.float32
 LOG2_E = F(1.4426950408889634)
@@ -50,7 +50,7 @@ LN2_LOW = F(-2.12194440e-4)  # ln 2 - 355/512
 ROUND = F(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 EXP_LARGEST = F(88.72283)  # the largest float32 whose exp is finite
 EXP_SMALLEST = F(-87.33654)  # below, exp is less than the smallest normal float32
-INFINITY = F(np.inf)
+INFINITY, NAN = F(np.inf), F(np.nan)
 ZERO, ONE, TWO = F(0.0), F(1.0), F(2.0)
 TANH_ONE = F(9.1)  # from here on tanh rounds to 1
 ERF_ONE = F(3.93)  # from here on erf rounds to 1
@@ -69,6 +69,16 @@ def like(typing_context, x, value):
         return context.cast(builder, values[1], signature.args[1], signature.return_type)
 
     return x(x, value), generate
+
+
+@intrinsic
+def select(typing_context, condition, a, b):
+    """a if the condition holds, else b, without a branch: both are computed, one is taken."""
+
+    def generate(context, builder, signature, values):
+        return builder.select(*values)
+
+    return a(types.boolean, a, a), generate
 
 
 @intrinsic
@@ -139,9 +149,9 @@ def exp(x):
 
 def _exp32(x):
     y = _exp_within(x)
-    y = y if x >= EXP_SMALLEST else ZERO
+    y = select(x >= EXP_SMALLEST, y, ZERO)
     # Too large gives infinity; NaN, which fails every comparison, ends here too and stays NaN.
-    return y if x <= EXP_LARGEST else x * INFINITY
+    return select(x <= EXP_LARGEST, y, x * INFINITY)
 
 
 @overload(exp, jit_options=PRECISE)
@@ -206,7 +216,7 @@ def tanh(x):
 
 def _tanh32(x):
     a = abs(x)
-    a = TANH_ONE if a > TANH_ONE else a  # NaN stays NaN
+    a = select(a > TANH_ONE, TANH_ONE, a)  # NaN stays NaN
     y = a + a
     rounded = y * LOG2_E + ROUND
     n = rounded - ROUND
@@ -239,7 +249,7 @@ def _erf32(x):
     p = p * s + F(1.2837916573e-01)  # 2/sqrt(pi) - 1: adding x last rounds better
     small = p * x + x
     # log(1 - erf(a)) on [1, 3.93], a polynomial in a.
-    t = ERF_ONE if a > ERF_ONE else a
+    t = select(a > ERF_ONE, ERF_ONE, a)
     q = F(1.8637917320e-04)
     q = q * t + F(-2.9476581283e-03)
     q = q * t + F(2.1838063332e-02)
@@ -248,7 +258,7 @@ def _erf32(x):
     q = q * t + F(-1.1270891892e00)
     q = q * t + F(-3.4152326689e-04)
     large = _copy_sign(ONE - _exp_within(q), x)
-    return large if a >= ONE else small  # NaN compares false, and `small` hands it on
+    return select(a >= ONE, large, small)  # NaN compares false, and `small` hands it on
 
 
 @overload(erf, jit_options=PRECISE)
@@ -266,8 +276,8 @@ def log(x):
 
 def _log32(x):
     is_tiny = x < SMALLEST
-    scaled = x * TO_NORMAL if is_tiny else x
-    e = _exponent(scaled) - (F(23.0) if is_tiny else ZERO)
+    scaled = select(is_tiny, x * TO_NORMAL, x)
+    e = _exponent(scaled) - select(is_tiny, F(23.0), ZERO)
     f = _mantissa(scaled) - ONE
     # log(1 + f) = f - f^2/2 + f^3 p(f), with e ln 2 added in two pieces, smallest terms first
     p = F(-7.6344659659e-02)
@@ -282,9 +292,8 @@ def _log32(x):
     y = (square * f * p + e * LN2_LOW) - F(0.5) * square
     y = (f + y) + e * LN2_HIGH
     # Positive finite numbers keep y; the others have answers of their own.
-    y = y if x < INFINITY else x
-    y = y if x > ZERO else (-INFINITY if x == ZERO else x * F(np.nan))
-    return y
+    y = select(x < INFINITY, y, x)
+    return select(x > ZERO, y, select(x == ZERO, -INFINITY, NAN))
 
 
 @overload(log, jit_options=PRECISE)
