@@ -16,7 +16,7 @@ import numpy as np
 from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.mode import grad_enabled
 from baremetal.autograd.op import owner
-from baremetal.autograd.promotion import to_array
+from baremetal.autograd.promotion import loses_nothing, to_array
 from baremetal.autograd.traced import Traced
 from baremetal.errors import BaremetalError
 from baremetal.kernels import elementwise as kernels
@@ -49,7 +49,7 @@ class InPlace(Traced):
         target = self.data[key]
         if isinstance(target, np.ndarray) and owner(target) is owner(self.data):
             _check_fits("x[...] = value", array.shape, target.shape)
-            self.device.launch(kernels.copy, _apart(array, target), target)
+            self.device.launch(kernels.copy, self._apart(array, target), target)
         else:  # chosen by arrays: no view, hence nothing that a kernel could write through
             self.data[key] = array
         self.version.bump("x[...] = value")
@@ -70,7 +70,7 @@ class InPlace(Traced):
         """Overwrite with `source`, broadcast to this shape and converted to this dtype."""
         array = self._operand("copy_", source)
         _check_fits("copy_", array.shape, self.shape)
-        self.device.launch(kernels.copy, _apart(array, self.data), self.data)
+        self.device.launch(kernels.copy, self._apart(array, self.data), self.data)
         return self._changed("copy_")
 
     # ------------------------------------------------------------ what they share
@@ -78,12 +78,14 @@ class InPlace(Traced):
     def _update(self, name: str, kernel: Any, other: Any) -> "Tensor":
         array = self._operand(name, other)
         _check_fits(name, array.shape, self.shape)
-        if not np.can_cast(array.dtype, self.dtype, "same_kind") and isinstance(other, Traced):
-            raise BaremetalError(
-                f"'{name}' of a {array.dtype} tensor into a {self.dtype} tensor would lose what "
-                f"it adds: convert one of them with astype"
-            )
-        self.device.launch(kernel, self.data, _apart(array, self.data), self.data)
+        if array.dtype != self.dtype:
+            if not loses_nothing(array.dtype, self.dtype):
+                raise BaremetalError(
+                    f"'{name}' of {array.dtype} into a {self.dtype} tensor would cut off what it "
+                    "adds: convert the tensor with astype first"
+                )
+            array = self._copied(array, self.dtype)
+        self.device.launch(kernel, self.data, self._apart(array, self.data), self.data)
         return self._changed(name)
 
     def _operand(self, name: str, other: Any) -> np.ndarray:
@@ -91,9 +93,26 @@ class InPlace(Traced):
         self._check_allowed(name, other)
         if isinstance(other, Traced):
             return other.data
-        if type(other) in (bool, int, float):
-            return to_array(other, self.dtype)
-        return to_array(other)
+        array = to_array(other)
+        is_number = type(other) in (bool, int, float)
+        # A plain number takes this tensor's dtype, unless it is of a higher kind.
+        weak = is_number and loses_nothing(array.dtype, self.dtype)
+        return to_array(other, self.dtype) if weak else array
+
+    def _copied(self, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        out = self.device.empty(array.shape, dtype)
+        self.device.launch(kernels.copy, array, out)
+        return out
+
+    def _apart(self, array: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """`array`, copied if a kernel would overwrite elements of it that it has yet to read."""
+        same = (
+            array.shape == target.shape
+            and array.strides == target.strides
+            and array.__array_interface__["data"] == target.__array_interface__["data"]
+        )
+        harmless = same or not np.may_share_memory(array, target)
+        return array if harmless else self._copied(array, array.dtype)
 
     def _check_allowed(self, name: str, other: Any) -> None:
         if not grad_enabled():
@@ -102,8 +121,8 @@ class InPlace(Traced):
         if self.tracked or (isinstance(other, Traced) and other.tracked):
             raise AutogradError(
                 f"'{name}' on a tensor of shape {self.shape} while recording: {who} requires "
-                "gradients, and a change in place is not on the tape; write x = x + y instead, "
-                "or do it under no_grad() if it is no part of the function"
+                "gradients, and a change in place is not on the tape; compute a new tensor "
+                "instead (x = x + y), or use no_grad() if it is no part of the function"
             )
 
     def _changed(self, name: str) -> Any:
@@ -119,13 +138,3 @@ def _check_fits(name: str, given: tuple[int, ...], own: tuple[int, ...]) -> None
             f"'{name}': shape {given} does not broadcast to {own}: each size, counted from the "
             "right, must be equal or 1"
         )
-
-
-def _apart(array: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """`array`, copied if a kernel would overwrite elements of it that it has yet to read."""
-    same = (
-        array.shape == target.shape
-        and array.strides == target.strides
-        and array.__array_interface__["data"] == target.__array_interface__["data"]
-    )
-    return array if same or not np.may_share_memory(array, target) else array.copy()

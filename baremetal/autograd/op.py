@@ -204,8 +204,7 @@ class Op:
         context.shapes = [None if a is None else a.shape for a in arrays]
         parents: list[Any] = []
         for position, need in enumerate(context.needs):
-            tensor = inputs[position] if need else None
-            parents.append(tensor.node or tensor if need else None)
+            parents.append(inputs[position].node or inputs[position] if need else None)
         node = Node(self, context, parents, output, next(context.device.sequence))
         if context.saved:
             node.guards = _guards(context.saved, inputs, arrays, output, version)

@@ -52,6 +52,11 @@ def _with_weak(dtype: np.dtype, number: Any) -> np.dtype:
     return dtype
 
 
+def loses_nothing(source: np.dtype, target: np.dtype) -> bool:
+    """Whether values of one kind (boolean, integer, floating) may go into memory of the other."""
+    return _KIND_RANK[source.kind] <= _KIND_RANK[target.kind]
+
+
 def _dtype_of(value: Any) -> np.dtype:
     return (
         value.dtype

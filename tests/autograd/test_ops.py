@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baremetal.autograd import Device, Parameter, Tensor, gradcheck, ops, registry
+from baremetal.autograd import CPU, Device, Parameter, Tensor, gradcheck, ops, registry
 
 _spec = importlib.util.spec_from_file_location(
     "autograd_cases", Path(__file__).with_name("cases.py")
@@ -222,7 +222,7 @@ def test_cross_entropy_of_parts_adds_up_to_the_whole():
     loss = ops.cross_entropy(whole, targets)
     loss.backward()
     parts = Tensor(logits, requires_grad=True)
-    total = CPU_buffer(3.0)
+    total = CPU.numbers(3.0)
     losses = [
         ops.cross_entropy(parts[i : i + 2], targets[i : i + 2], total=total) for i in (0, 2, 4)
     ]
@@ -230,12 +230,6 @@ def test_cross_entropy_of_parts_adds_up_to_the_whole():
         part.backward()
     np.testing.assert_allclose(sum(p.item() for p in losses), loss.item(), rtol=1e-12)
     np.testing.assert_allclose(parts.grad.numpy(), whole.grad.numpy(), rtol=1e-12)
-
-
-def CPU_buffer(value):  # noqa: N802
-    from baremetal.autograd import CPU
-
-    return CPU.numbers(value)
 
 
 def test_cross_entropy_with_everything_ignored_is_zero_and_so_is_its_gradient():

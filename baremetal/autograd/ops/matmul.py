@@ -142,10 +142,12 @@ def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> n
 
 @linear.vjp("bias", accumulates=True)
 def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> np.ndarray:
-    fresh = into is None or beta != 0.0
-    out = ctx.empty(ctx.shapes[2], grad.dtype) if fresh else into
+    if into is not None and beta == 0.0:
+        ctx.launch(sum_kernel, as_rows(ctx, grad), into, axis=(0,))
+        return into
+    out = ctx.empty(ctx.shapes[2], grad.dtype)
     ctx.launch(sum_kernel, as_rows(ctx, grad), out, axis=(0,))
-    return added(ctx, out, into, beta) if fresh else out
+    return added(ctx, out, into, beta)
 
 
 def _check_linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:
