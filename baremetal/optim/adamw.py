@@ -22,8 +22,9 @@ class AdamW(Optimizer):
     Args:
         groups: groups or parameters.
         learning_rate: step size.
-        betas: decay rates of the two averages.
-        eps: keeps the division finite.
+        betas: decay rates of the two averages, from 0 up to 1.
+        eps: keeps the division finite, above 0.
+        **options: of `Optimizer`.
     """
 
     moment_names = ("first_moment", "second_moment")
@@ -39,6 +40,8 @@ class AdamW(Optimizer):
     ) -> None:
         if not all(0.0 <= beta < 1.0 for beta in betas):
             raise BaremetalError(f"betas {betas}: each must lie in [0, 1)")
+        if not eps > 0.0:
+            raise BaremetalError(f"eps {eps}: must be above 0, or a zero gradient gives 0 / 0")
         super().__init__(groups, learning_rate=learning_rate, **options)
         self.betas, self.eps = betas, eps
 

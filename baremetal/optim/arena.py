@@ -12,6 +12,7 @@ The parameters themselves become views into it: whoever holds a `Parameter` sees
 Each starts on a multiple of 16 elements (one cache line of float32); the gaps stay zero.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from baremetal.autograd import CPU, Device, Parameter
 from baremetal.errors import BaremetalError
+from baremetal.kernels.elementwise import copy, fill
 
 ALIGNMENT = 16  # elements: 64 bytes of float32
 
@@ -42,17 +44,14 @@ class ParameterArena:
         data: the flat parameters, (size,).
         grad: the flat gradients, (size,).
         places: where each parameter lies, in order.
+
+    Raises:
+        BaremetalError: no parameters, several dtypes, or a parameter that is listed twice.
     """
 
     def __init__(self, parameters: Sequence[Parameter], device: Device = CPU) -> None:
-        dtypes = {parameter.dtype for parameter in parameters}
-        if len(dtypes) != 1:
-            found = ", ".join(sorted(str(d) for d in dtypes)) or "none"
-            raise BaremetalError(
-                f"an arena holds parameters of one dtype, found: {found}: "
-                "convert the model, or give the optimiser at least one parameter"
-            )
-        (self.dtype,) = dtypes
+        self.dtype = _common_dtype(parameters)
+        _refuse_repeats(parameters)
         self.device = device
         self.places: list[Place] = []
         size = 0
@@ -62,11 +61,12 @@ class ParameterArena:
         self.size = size
         self.data = device.full(size, 0.0, self.dtype)
         self.grad = device.full(size, 0.0, self.dtype)
-        for parameter, start, stop in self.places:
-            view = self.data[start:stop].reshape(parameter.shape)
-            view[...] = parameter.data
-            parameter.data = view
-            parameter.use_grad_buffer(self.grad[start:stop].reshape(parameter.shape))
+        self._views = self.split(self.data)
+        self._grad_views = self.split(self.grad)
+        for place, view, grad in zip(self.places, self._views, self._grad_views, strict=True):
+            device.launch(copy, place.parameter.data, view)
+            place.parameter.data = view
+            place.parameter.use_grad_buffer(grad)
 
     def like(self) -> np.ndarray:
         """A flat array of zeros of the same layout: for moments."""
@@ -76,11 +76,55 @@ class ParameterArena:
         """Views of a flat array, one per parameter, in its shape."""
         return [flat[start:stop].reshape(p.shape) for p, start, stop in self.places]
 
-    def fill_missing_gradients(self) -> None:
-        """Zero the gradient memory of parameters that received none since `zero_grad`.
+    def collect_gradients(self) -> None:
+        """Make the flat gradient that of this step: every parameter's own, or zero.
 
-        Memory is reused from step to step, so what lies there is the gradient of an earlier one.
+        A parameter that received no gradient since `zero_grad` gets zeros, since memory is reused
+        from step to step and what lies there is the gradient of an earlier one. A gradient that
+        was assigned by hand lies elsewhere and is copied in.
+
+        Raises:
+            BaremetalError: a parameter was frozen, or left the arena, after it was made.
         """
-        for parameter, start, stop in self.places:
+        for place, view, grad in zip(self.places, self._views, self._grad_views, strict=True):
+            parameter = place.parameter
+            if parameter.data is not view or not parameter.requires_grad:
+                raise _lost(parameter, frozen=not parameter.requires_grad)
             if not parameter.has_gradient:
-                self.grad[start:stop] = 0.0
+                self.device.launch(fill, grad, value=0.0)
+            elif parameter.gradient_target() is not grad:
+                parameter.use_grad_buffer(grad)
+
+
+def _common_dtype(parameters: Sequence[Parameter]) -> np.dtype:
+    dtypes = {parameter.dtype for parameter in parameters}
+    if len(dtypes) != 1:
+        found = ", ".join(sorted(str(d) for d in dtypes)) or "none"
+        raise BaremetalError(
+            f"an arena holds parameters of one dtype, found: {found}: "
+            "convert the model, or give the optimiser at least one parameter"
+        )
+    return dtypes.pop()
+
+
+def _refuse_repeats(parameters: Sequence[Parameter]) -> None:
+    counts = Counter(id(parameter) for parameter in parameters)
+    twice = {id(p): p for p in parameters if counts[id(p)] > 1}
+    if twice:
+        listed = ", ".join(f"'{p.name}' {p.shape}" for p in twice.values())
+        raise BaremetalError(
+            f"these parameters are listed more than once: {listed}: put each into one group only "
+            "(module.parameters() yields tied parameters once)"
+        )
+
+
+def _lost(parameter: Parameter, frozen: bool) -> BaremetalError:
+    if frozen:
+        return BaremetalError(
+            f"parameter '{parameter.name}' {parameter.shape} was frozen after the optimiser was "
+            "made, which would still decay it: make a new optimiser after freezing"
+        )
+    return BaremetalError(
+        f"parameter '{parameter.name}' {parameter.shape} is no longer in this optimiser's memory "
+        "(another optimiser took it, or the model was converted): make a new optimiser"
+    )

@@ -7,7 +7,9 @@ singular values alone, and five rounds of
 
     X <- a X + (b A + c A²) X,     A = X Xᵀ,     (a, b, c) = (3.4445, -4.7750, 2.0315)
 
-move all of them from anywhere in (0, 1] to between about 0.7 and 1.2, with matrix products only.
+move all that lie in [0.002, 1] into [0.68, 1.21], with matrix products only. (They do not converge
+to 1: a polynomial that does lifts the small ones more slowly. M is divided by its Frobenius norm
+first, which puts all singular values into [0, 1].)
 
 K. Jordan et al., "Muon", 2024. The step is scaled by 0.2 sqrt(max(rows, columns)) so that its
 root-mean-square size is about AdamW's and learning rate and weight decay carry over (J. Liu et
@@ -27,22 +29,23 @@ from baremetal.kernels import elementwise, reduction
 from baremetal.kernels import optimizer as kernels
 from baremetal.kernels.matmul import matmul
 from baremetal.optim.adamw import AdamW
+from baremetal.optim.arena import Place
 from baremetal.optim.optimizer import Group, Span
 
 ROUNDS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+STEP_SIZE = 0.2  # root-mean-square size of AdamW's typical step, relative to the learning rate
 TINY = 1e-7  # keeps the normalisation of an all-zero update finite
 
 
 def orthogonalise(device: Device, x: np.ndarray) -> np.ndarray:
     """About U Vᵀ of a matrix x = U S Vᵀ (rows, columns): all singular values near 1.
 
-    Returns a new array of the same shape and dtype; x is not changed.
+    Returns a new array of the same shape and dtype; x is not changed. Zeros give zeros.
     """
     # A = X Xᵀ is the smaller, the fewer rows X has: work on the transpose of a tall matrix.
     tall = x.shape[0] > x.shape[1]
-    work = device.empty(x.shape[::-1] if tall else x.shape, x.dtype)
-    device.launch(elementwise.copy, x.T if tall else x, work)
+    work = _copy(device, x.T if tall else x)
     _normalise(device, work)
     a, b, c = COEFFICIENTS
     rows = work.shape[0]
@@ -55,7 +58,13 @@ def orthogonalise(device: Device, x: np.ndarray) -> np.ndarray:
         device.launch(elementwise.copy, work, following)
         device.launch(matmul, mixed, work, following, beta=a)  # a X + (b A + c A²) X
         work, following = following, work
-    return np.ascontiguousarray(work.T) if tall else work
+    return _copy(device, work.T) if tall else work
+
+
+def _copy(device: Device, x: np.ndarray) -> np.ndarray:
+    out = device.empty(x.shape, x.dtype)
+    device.launch(elementwise.copy, x, out)
+    return out
 
 
 def _normalise(device: Device, x: np.ndarray) -> None:
@@ -76,9 +85,11 @@ class Muon(AdamW):
         matrices: two-dimensional parameters to be updated by Muon.
         others: groups for AdamW (embeddings, norms, biases).
         learning_rate: shared by both.
-        momentum: Muon's momentum (with Nesterov's look-ahead).
+        momentum: Muon's momentum (with Nesterov's look-ahead), from 0 up to 1.
         weight_decay: of the matrices.
-        betas, eps: AdamW's.
+        **options: AdamW's `betas` and `eps`, and those of `Optimizer`.
+
+    A matrix's momentum is kept as its first moment; its second moment stays zero.
     """
 
     def __init__(
@@ -91,43 +102,63 @@ class Muon(AdamW):
         weight_decay: float = 0.0,
         **options: Any,
     ) -> None:
-        for parameter in matrices:
-            if parameter.ndim != 2:
-                raise BaremetalError(
-                    f"Muon updates matrices, but '{parameter.name}' has shape {parameter.shape}: "
-                    "put it among the others, for AdamW"
-                )
-        groups = [Group(list(matrices), weight_decay), *others]
+        matrices = [parameter for parameter in matrices if parameter.requires_grad]
+        _check_matrices(matrices)
+        if not 0.0 <= momentum < 1.0:
+            raise BaremetalError(f"momentum {momentum}: must lie in [0, 1)")
+        groups = [Group(matrices, weight_decay), *others]
         super().__init__(groups, learning_rate=learning_rate, **options)
         self.momentum = momentum
-        # The orthogonal update is not clipped or rescaled again, so its scalars are its own.
-        self._plain_scalars = self.device.full(kernels.SCALARS, 1.0, np.float64)
+        # Muon's two launches need other numbers than AdamW's one; see `_update`.
+        self._direction_scalars = self.device.full(kernels.SCALARS, 0.0, np.float64)
+        self._step_scalars = self.device.full(kernels.SCALARS, 0.0, np.float64)
 
     def _update(self, span: Span) -> None:
         if span is not self.spans[0]:
             super()._update(span)
             return
-        for slot in (kernels.LEARNING_RATE, kernels.GATE):
-            here = slice(slot, slot + 1)
-            self.device.launch(elementwise.copy, self.scalars[here], self._plain_scalars[here])
-        inside = [place for place in self.arena.places if place.stop <= span.stop]
-        for parameter, start, stop in inside:
-            self._update_matrix(parameter, slice(start, stop), span.weight_decay)
+        # The gradient is unscaled and clipped on its way into the momentum, and the momentum is
+        # taken as it is, whatever the learning rate: minus minus one.
+        self._set_scalars(self._direction_scalars, {kernels.LEARNING_RATE: -1.0})
+        # The orthogonal step has its size by construction: it is not scaled again.
+        self._set_scalars(self._step_scalars, {kernels.CLIP_FACTOR: 1.0, kernels.LOSS_SCALE: 1.0})
+        for place in self.arena.places:
+            if place.stop <= span.stop:
+                self._update_matrix(place, span.weight_decay)
 
-    def _update_matrix(self, parameter: Parameter, where: slice, weight_decay: float) -> None:
-        momentum = self.moments["first_moment"][where]
-        # Stepping a zero array by SGD leaves  -lr (g + mu M)  in it: Nesterov's direction, and
-        # nothing at all if the gate is closed.
+    def _set_scalars(self, scalars: np.ndarray, changes: dict[int, float]) -> None:
+        """Today's scalars with other numbers in some slots; by launches, to be recordable."""
+        self.device.launch(elementwise.copy, self.scalars, scalars)
+        for slot, value in changes.items():
+            self.device.launch(elementwise.fill, scalars[slot : slot + 1], value=value)
+
+    def _update_matrix(self, place: Place, weight_decay: float) -> None:
+        parameter, start, stop = place
+        where = slice(start, stop)
+        # SGD with rate -1 turns zeros into  g + mu M,  Nesterov's direction, and leaves them (and
+        # the momentum) alone if the gate is closed.
         direction = self.device.full(parameter.size, 0.0, self.arena.dtype)
         self.device.launch(
-            kernels.sgd_momentum, direction, self.arena.grad[where], momentum, self.scalars,
+            kernels.sgd_momentum, direction, self.arena.grad[where],
+            self.moments["first_moment"][where], self._direction_scalars,
             momentum_factor=self.momentum, weight_decay=0.0, nesterov=True,
         )  # fmt: skip
         step = orthogonalise(self.device, direction.reshape(parameter.shape))
-        scale = -0.2 * math.sqrt(max(parameter.shape))
+        scale = STEP_SIZE * math.sqrt(max(parameter.shape))
         self.device.launch(elementwise.multiply, step, np.asarray(scale, step.dtype), step)
-        unused = self.device.full(parameter.size, 0.0, self.arena.dtype)
+        # Without momentum SGD is  p - lr (step + wd p);  its buffer is scratch: the direction's.
         self.device.launch(
-            kernels.sgd_momentum, self.arena.data[where], step.reshape(-1), unused,
-            self._plain_scalars, momentum_factor=0.0, weight_decay=weight_decay, nesterov=False,
+            kernels.sgd_momentum, self.arena.data[where], step.reshape(-1), direction,
+            self._step_scalars, momentum_factor=0.0, weight_decay=weight_decay, nesterov=False,
         )  # fmt: skip
+
+
+def _check_matrices(matrices: Sequence[Parameter]) -> None:
+    if not matrices:
+        raise BaremetalError("Muon got no trainable matrices: give it some, or use AdamW")
+    for parameter in matrices:
+        if parameter.ndim != 2:
+            raise BaremetalError(
+                f"Muon updates matrices, but '{parameter.name}' has shape {parameter.shape}: "
+                "put it among the others, for AdamW"
+            )

@@ -6,10 +6,17 @@ device, not in Python: a recorded step can then be replayed with new values in i
 
 A step is three launches over flat memory: the sum of squares of all gradients, the clip factor
 and gate from it, and the update.
+
+    optimizer.zero_grad()
+    loss = model.loss(inputs, targets)
+    loss.backward()
+    optimizer.clip(1.0, loss)       # measures, and closes the gate if anything is not finite
+    optimizer.step()                # without clip() before it, it measures by itself
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -35,8 +42,11 @@ class Span(NamedTuple):
 
 
 def decay_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[Group]:
-    """Matrices decay, vectors (biases, norms) do not: the customary two groups."""
-    every = [p for p in parameters if p.requires_grad]
+    """Matrices decay, vectors (biases, norms) do not: the customary two groups.
+
+    Frozen parameters (`requires_grad=False`) are left out; one that comes twice counts once.
+    """
+    every = _unique(parameters)
     return [
         Group([p for p in every if p.ndim >= 2], weight_decay),
         Group([p for p in every if p.ndim < 2], 0.0),
@@ -47,13 +57,19 @@ class Optimizer:
     """Base of the optimisers. Subclasses say which moments they keep and launch the update.
 
     Args:
-        groups: from `decay_groups`, or any parameters (then nothing decays).
+        groups: from `decay_groups`, or any parameters (then nothing decays). Frozen parameters
+            are left out.
         learning_rate: the first one; `learning_rate` can be set before each step.
         device: where the arena and the scalars live.
 
     Attributes:
         arena: the flat parameters and gradients.
+        spans: which stretch of the arena each group is.
+        moments: the flat running averages, by name.
         scalars: the float64 device buffer; its slots are named in `kernels/optimizer.py`.
+
+    Raises:
+        BaremetalError: no parameters, one in two groups, or a number out of its range.
     """
 
     moment_names: Sequence[str] = ()
@@ -65,23 +81,19 @@ class Optimizer:
         learning_rate: float,
         device: Device = CPU,
     ) -> None:
-        groups = [*groups]
-        if groups and isinstance(groups[0], Parameter):
-            groups = [Group([p for p in groups if p.requires_grad], 0.0)]  # type: ignore[union-attr, misc]
-        self.groups: list[Group] = [g for g in groups if g.parameters]  # type: ignore[union-attr, misc]
-        if learning_rate < 0:
-            raise BaremetalError(f"learning rate {learning_rate}: must not be negative")
+        self.groups = _as_groups([*groups])
         self.device = device
+        self.scalars = device.full(kernels.SCALARS, 0.0, np.float64)
+        for slot in (kernels.CLIP_FACTOR, kernels.GATE, kernels.LOSS_SCALE):
+            self.scalars[slot] = 1.0
+        self.learning_rate = learning_rate
         self.arena = ParameterArena([p for g in self.groups for p in g.parameters], device)
         self.spans = self._spans()
         self.moments = {name: self.arena.like() for name in self.moment_names}
-        self.scalars = device.full(kernels.SCALARS, 0.0, np.float64)
-        self.scalars[kernels.CLIP_FACTOR] = 1.0
-        self.scalars[kernels.GATE] = 1.0
-        self.scalars[kernels.LOSS_SCALE] = 1.0
-        self.learning_rate = learning_rate
         self._square_sum = device.full(1, 0.0, np.float64)
         self._partial = device.full(kernels.square_sum_blocks(self.arena.size), 0.0, np.float64)
+        self._no_loss = device.full(1, 0.0, np.float64)  # what `clip` looks at without a loss
+        self._measured = False  # whether clip() has seen the gradients of this step
 
     def _spans(self) -> list[Span]:
         places = iter(self.arena.places)
@@ -91,7 +103,7 @@ class Optimizer:
             spans.append(Span(members[0].start, members[-1].stop, group.weight_decay))
         return spans
 
-    # ------------------------------------------------------------ the step
+    # ------------------------------------------------------------ numbers on the device
 
     @property
     def learning_rate(self) -> float:
@@ -100,51 +112,72 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
+        # The gate watches losses and gradients; a rate that is not finite would slip past it.
+        if not (value >= 0.0 and math.isfinite(value)):
+            raise BaremetalError(f"learning rate {value}: expected a finite number, 0 or more")
         self.scalars[kernels.LEARNING_RATE] = value
 
     @property
+    def loss_scale(self) -> float:
+        """What the loss was multiplied by before backward; gradients are divided by it."""
+        return float(self.scalars[kernels.LOSS_SCALE])
+
+    @loss_scale.setter
+    def loss_scale(self, value: float) -> None:
+        if not (value > 0.0 and math.isfinite(value)):
+            raise BaremetalError(f"loss scale {value}: expected a finite number above 0")
+        self.scalars[kernels.LOSS_SCALE] = value
+
+    @property
     def steps_taken(self) -> int:
-        """How many steps this optimiser has taken."""
+        """How many updates there were; a step through a closed gate is none."""
         return int(self.scalars[kernels.STEP])
 
     @property
     def gradient_norm(self) -> float:
-        """Global norm of the last clipped gradient, before clipping."""
+        """Global norm of the last measured gradient, before clipping."""
         return float(self.scalars[kernels.GRADIENT_NORM])
 
     @property
     def last_step_was_finite(self) -> bool:
-        """False when the last `clip` met a non-finite loss or norm and closed the gate."""
+        """False when the last measurement met a non-finite loss or norm and closed the gate."""
         return bool(self.scalars[kernels.GATE] == 1.0)
+
+    # ------------------------------------------------------------ the step
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter, _, _ in self.arena.places:
             parameter.zero_grad()
 
-    def clip(self, max_norm: float, loss: Tensor | np.ndarray | None = None) -> None:
+    def clip(self, max_norm: float, loss: Tensor | np.ndarray | float | None = None) -> None:
         """Measure the global gradient norm, set the clip factor, and gate a non-finite update.
 
         Args:
             max_norm: gradients are scaled so that their global norm is at most this; 0 only
                 measures and gates.
             loss: closes the gate too if it is not finite.
+
+        Raises:
+            BaremetalError: `max_norm` is negative or NaN, or a parameter has left the arena.
         """
-        self.arena.fill_missing_gradients()
-        value = self._square_sum if loss is None else getattr(loss, "data", loss)
+        if not max_norm >= 0.0:
+            raise BaremetalError(f"largest gradient norm {max_norm}: expected 0 (off) or more")
+        self.arena.collect_gradients()
+        watched = self._no_loss if loss is None else _as_array(loss)
         self.device.launch(kernels.square_sum, self.arena.grad, self._partial, self._square_sum)
         self.device.launch(
-            kernels.clip_factor,
-            self._square_sum,
-            np.asarray(value).reshape(1),
-            self.scalars,
-            max_norm=float(max_norm),
+            kernels.clip_factor, self._square_sum, watched, self.scalars, max_norm=float(max_norm)
         )
+        self._measured = True
 
     def step(self) -> None:
         """Update every parameter from its gradient (nothing at all if the gate is closed)."""
-        self.arena.fill_missing_gradients()
-        self.scalars[kernels.STEP] += 1
+        if not self._measured:
+            self.clip(0.0)
+        self._measured = False
+        # t counts updates: a gated step is none, or the bias correction would be off by one.
+        self.scalars[kernels.STEP] += self.scalars[kernels.GATE]
         for span in self.spans:
             self._update(span)
         for parameter, _, _ in self.arena.places:
@@ -156,27 +189,70 @@ class Optimizer:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Moments and scalars by name: all that resuming needs besides the weights."""
-        return {**self.moments, "scalars": self.scalars}
+        """All that resuming needs besides the weights (the memory itself, not copies).
+
+        "scalars", and every moment of every parameter in its shape, e.g.
+        "first_moment.blocks.0.norm_1.weight": where it lies in the arena is nobody's business.
+        """
+        labels = _labels([place.parameter for place in self.arena.places])
+        state = {"scalars": self.scalars}
+        for name, flat in self.moments.items():
+            views = zip(labels, self.arena.split(flat), strict=True)
+            state |= {f"{name}.{label}": view for label, view in views}
+        return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore what `state_dict` gave, bit for bit.
+        """Restore what `state_dict` gave, bit for bit; all or nothing.
 
         Raises:
-            BaremetalError: a name is missing or unexpected, or a size differs.
+            BaremetalError: naming every missing, unexpected, misshaped or otherwise typed entry.
         """
         own = self.state_dict()
         faults = [f"missing '{n}'" for n in own if n not in state]
         faults += [f"unexpected '{n}'" for n in state if n not in own]
+        given = {n: np.asarray(state[n]) for n in own if n in state}
         faults += [
-            f"'{n}' has shape {np.shape(state[n])}, expected {own[n].shape}"
-            for n in own
-            if n in state and np.shape(state[n]) != own[n].shape
+            f"'{n}' is {array.dtype} {array.shape}, expected {own[n].dtype} {own[n].shape}"
+            for n, array in given.items()
+            if (array.shape, array.dtype) != (own[n].shape, own[n].dtype)
         ]
         if faults:
             raise BaremetalError(
                 f"this state does not fit {type(self).__name__}: {'; '.join(faults)}: "
                 "resume with the optimiser and the model that saved it"
             )
-        for name, array in own.items():
-            array[...] = state[name]
+        for name, array in given.items():
+            own[name][...] = array
+
+
+def _as_groups(given: list) -> list[Group]:
+    """Groups of trainable parameters, none of them empty."""
+    if given and isinstance(given[0], Parameter):
+        groups = [Group(_unique(cast(list[Parameter], given)), 0.0)]
+    else:
+        groups = [
+            Group([p for p in g.parameters if p.requires_grad], g.weight_decay) for g in given
+        ]
+    for group in groups:
+        if not (group.weight_decay >= 0.0 and math.isfinite(group.weight_decay)):
+            raise BaremetalError(
+                f"weight decay {group.weight_decay}: expected a finite number, 0 or more"
+            )
+    return [group for group in groups if group.parameters]
+
+
+def _unique(parameters: Iterable[Parameter]) -> list[Parameter]:
+    """The trainable ones, each once, in the order of their first appearance."""
+    return [*{id(p): p for p in parameters if p.requires_grad}.values()]
+
+
+def _labels(parameters: Sequence[Parameter]) -> list[str]:
+    """The parameters' names; their numbers if not every one has a name of its own."""
+    names = [parameter.name for parameter in parameters]
+    if "" in names or len(set(names)) < len(names):
+        return [str(index) for index in range(len(names))]
+    return names
+
+
+def _as_array(loss: Tensor | np.ndarray | float) -> np.ndarray:
+    return loss.data if isinstance(loss, Tensor) else np.asarray(loss)

@@ -1,11 +1,14 @@
 """Learning-rate schedules: pure functions of the step.
 
-    cosine   warm up linearly, then half a cosine down to `final`   (I. Loshchilov, F. Hutter, 2017)
-    linear   warm up, then a straight line down
-    wsd      warm up, stay, and go down only in the last part       (S. Hu et al., "MiniCPM", 2024)
-    constant warm up, stay
+    cosine    warm up linearly, then half a cosine down to `final` (I. Loshchilov, F. Hutter,
+              "SGDR", ICLR 2017, without its restarts)
+    linear    warm up, then a straight line down
+    wsd       warm up, stay, and go down only in the last fifth (warmup-stable-decay: S. Hu et al.,
+              "MiniCPM", 2024)
+    constant  warm up, stay
 
-Warm-up exists because Adam's averages are noise in the first steps.
+Warm-up exists because Adam's averages are noise in the first steps. The way down ends at step
+number `steps`, the first that is not taken any more: the last step taken is just above `final`.
 """
 
 import math
@@ -33,11 +36,19 @@ def learning_rate(
         steps: length of the run.
         schedule: one of cosine, linear, wsd, constant.
         warmup: steps of linear rise; the first step already has peak / warmup.
-        final: the last rate as a fraction of the peak, 0 to 1.
+        final: the rate at the end as a fraction of the peak, 0 to 1 (unused by constant).
+
+    Raises:
+        BaremetalError: an unknown schedule, or a number out of its range.
     """
     if schedule not in get_args(ScheduleName):
         raise BaremetalError(
             f"unknown schedule '{schedule}': choose one of {', '.join(get_args(ScheduleName))}"
+        )
+    if step < 0 or warmup < 0 or not 0.0 <= final <= 1.0:
+        raise BaremetalError(
+            f"step {step}, warmup {warmup}, final {final}: expected step and warmup of 0 or more, "
+            "and final from 0 to 1"
         )
     if step < warmup:
         return peak * (step + 1) / warmup
