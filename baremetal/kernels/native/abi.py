@@ -207,7 +207,13 @@ def pack_words(values: Sequence[Any]) -> np.ndarray:
 def _uncommon_word(value: Any) -> int:
     if isinstance(value, np.ndarray):
         return address_of(value)
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, (np.inexact, np.bool_)):
+        # `array[i]` of a 1-d array looks like a 0-d array, has no address, and would crash.
+        raise TypeError(
+            f"{value!r} is a NumPy scalar: pass a 0-d array where a kernel takes an array, "
+            "float(...) where it takes a number"
+        )
+    if isinstance(value, float):
         return _INTEGER.unpack(_DOUBLE.pack(value))[0]
     return int(value)
 
