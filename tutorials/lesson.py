@@ -104,10 +104,11 @@ def agree(what: str, ours: Any, theirs: Any, *, rtol: float = 1e-5, atol: float 
     print(f"{what}: they agree; the largest difference is {apart:.1g}")
 
 
-def time_s(call: Callable[[], Any], budget_s: float = 0.2) -> float:
-    """Seconds that one call takes: the shortest of several rounds of calls.
+def time_s(call: Callable[[], Any], budget_s: float = 0.3) -> float:
+    """Seconds that one call takes: the shortest of many short rounds of calls.
 
-    The shortest, because whatever else the machine does can only add to a time.
+    The shortest, because whatever else the machine does can only add to a time; and many short
+    ones, because in some of them it will have done nothing else.
 
     Args:
         call: called with no arguments; once before the clock starts.
@@ -117,10 +118,9 @@ def time_s(call: Callable[[], Any], budget_s: float = 0.2) -> float:
     start = time.perf_counter()
     call()
     once_s = max(time.perf_counter() - start, 1e-7)
-    calls = max(1, int(budget_s / 10 / once_s))  # ten rounds of this many
-    rounds = max(2, min(10, int(budget_s / (calls * once_s))))
-    best_s = float("inf")
-    for _ in range(rounds):
+    calls = max(1, int(1e-3 / once_s))  # a round lasts a millisecond, or one call
+    best_s, end = float("inf"), start + budget_s
+    while best_s == float("inf") or time.perf_counter() < end:
         start = time.perf_counter()
         for _ in range(calls):
             call()
@@ -134,8 +134,8 @@ def time_s(call: Callable[[], Any], budget_s: float = 0.2) -> float:
 def quote(thing: Any, *more: Any) -> None:
     """Show the source of functions, classes, operations or kernels as the package has it.
 
-    Of an operation it shows the forward and the rules under it, of a kernel the NumPy reference.
-    It is read from the installed files, so it can never be older than the code.
+    Of an operation it shows the forward and the rules under it; of a kernel the NumPy reference
+    and the cost under it. It is read from the installed files, so it is never older than the code.
     """
     for each in (thing, *more):
         path, line, source = _source_of(each)
@@ -153,7 +153,7 @@ def _source_of(thing: Any) -> tuple[str, int, str]:
     if hasattr(thing, "forward") and hasattr(thing, "rules"):  # an operation
         parts = [thing.forward, *(rule.function for rule in thing.rules)]
     elif hasattr(thing, "reference"):  # a kernel
-        parts = [thing.reference]
+        parts = [part for part in (thing.reference, thing._cost) if part is not None]
     blocks, first = [], 0
     for part in parts:
         lines, start = inspect.getsourcelines(part)
