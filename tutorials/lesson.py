@@ -47,7 +47,7 @@ def check(
     factor: float = 1.0,
     miss: str,
     timed: bool = False,
-) -> bool:
+) -> None:
     """Print a prediction beside what the run gave, and say whether it held.
 
     Args:
@@ -60,11 +60,8 @@ def check(
         timed: the number rests on a clock, which a busy machine can spoil: a miss is then
             explained and not raised.
 
-    Returns:
-        Whether it held.
-
     Raises:
-        PredictionMissed: it did not, and no clock is to blame.
+        PredictionMissed: the prediction did not hold, and no clock is to blame.
     """
     if factor > 1.0:
         held = bool(predicted > 0 and found > 0 and 1 / factor <= found / predicted <= factor)
@@ -77,12 +74,11 @@ def check(
     print(f"{what}: predicted {_number(predicted)}{unit}, found {_number(found)}{unit}")
     print(f"    {'held: ' if held else 'MISSED: not '}{allowed}")
     if held:
-        return True
+        return
     meaning = f"What the miss means: {miss}"
     if not timed:
         raise PredictionMissed(f"{what}: {predicted} predicted, {found} found. {meaning}")
     print(textwrap.fill(meaning, 96))
-    return False
 
 
 def _number(value: float) -> str:
