@@ -218,7 +218,9 @@ gelu_backward.costs(_per_element(2 * TRANSCENDENTAL + 9))
 @kernel
 def gelu_tanh(x: np.ndarray, out: np.ndarray) -> None:
     """out = x (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3)."""
-    out[...] = 0.5 * x * (1 + np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x)))
+    u = SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x)
+    # (1 + tanh u) / 2 = sigmoid(2u), which does not cancel for negative u.
+    out[...] = x * _sigmoid(2 * u)
 
 
 gelu_tanh.costs(_per_element(TRANSCENDENTAL + 8))
@@ -226,14 +228,15 @@ gelu_tanh.costs(_per_element(TRANSCENDENTAL + 8))
 
 @kernel
 def gelu_tanh_backward(x: np.ndarray, grad: np.ndarray, out: np.ndarray) -> None:
-    """out = grad ((1 + t) / 2 + x (1 - t^2) u' / 2), t = tanh u, u' = du/dx."""
-    t = np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x))
-    slope = SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x * x)
-    # Where tanh has reached 1 the second term is 0, also where the slope overflows.
-    out[...] = grad * (0.5 * (1 + t) + 0.5 * np.where(t * t == 1, 0, x * slope) * (1 - t * t))
+    """out = grad (s + x s (1 - s) 2 u'), s = sigmoid(2u) = (1 + tanh u) / 2, u' = du/dx."""
+    s = _sigmoid(2 * SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x))
+    slope = 2 * SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x * x)
+    flat = s * (1 - s)
+    # Where s has reached 0 or 1 the second term is 0, also where the slope overflows.
+    out[...] = grad * (s + np.where(flat == 0, 0, x * slope) * flat)
 
 
-gelu_tanh_backward.costs(_per_element(TRANSCENDENTAL + 16))
+gelu_tanh_backward.costs(_per_element(TRANSCENDENTAL + 14))
 
 
 @kernel
