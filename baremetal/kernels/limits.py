@@ -44,23 +44,28 @@ def best_time_s(run: Callable[[], object], budget_s: float, at_least: int = 3) -
     return best
 
 
+def _matrices(n: int, dtype: type) -> list[np.ndarray]:
+    """Two factors and a place for their product; no zeros, which some processors multiply fast."""
+    return [np.full((n, n), value, dtype) for value in (0.5, 0.25, 0.0)]
+
+
 def measure_matmul_rate(dtype: type = np.float32, budget_s: float = 0.3) -> float:
     """FLOP/s of our own matrix-product kernel at its best."""
     n = PRODUCT_SIZE
-    a, b, out = (np.full((n, n), value, dtype) for value in (0.5, 0.25, 0.0))
+    a, b, out = _matrices(n, dtype)
     return 2 * n**3 / best_time_s(lambda: matmul.run(a, b, out), budget_s)
 
 
 def measure_numpy_matmul_rate(dtype: type = np.float32, budget_s: float = 0.3) -> float:
     """FLOP/s of NumPy's matrix product at its best, with NumPy's own threads."""
     n = PRODUCT_SIZE
-    a, b, out = (np.full((n, n), value, dtype) for value in (0.5, 0.25, 0.0))
+    a, b, out = _matrices(n, dtype)
     return 2 * n**3 / best_time_s(lambda: np.matmul(a, b, out=out), budget_s)
 
 
 def measure_bandwidth(budget_s: float = 0.3) -> float:
     """B/s of main memory under c = a + b."""
-    a, b, out = (np.full(STREAM_SIZE_BYTES // 4, value, np.float32) for value in (1, 2, 0))
+    a, b, out = [np.full(STREAM_SIZE_BYTES // 4, value, np.float32) for value in (1, 2, 0)]
     return 3 * STREAM_SIZE_BYTES / best_time_s(lambda: add.run(a, b, out), budget_s)
 
 

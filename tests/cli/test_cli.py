@@ -153,7 +153,7 @@ def test_more_refusals_that_need_a_run(run, capsys):
     assert "exists" in refusal(capsys, "train", "--data", "text.txt", "--name", "first", *SMALL)
     assert "all its 4 steps" in refusal(capsys, "train", "--resume", str(run))
     assert "--temperature" in refusal(capsys, "sample", str(run), "--temperature", "hot")
-    assert "empty" in refusal(capsys, "sample", str(run), "--prompt", "")
+    assert "prompt" in refusal(capsys, "sample", str(run), "--prompt", "")
     assert "no run called" in refusal(capsys, "runs", "second")
     # A checkpoint of another shape.
     assert "shape" in refusal(
