@@ -92,6 +92,15 @@ def test_far_out_the_gate_is_shut_or_open(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_beside_the_output_is_written_and_pieces_agree(dtype, check):
+    rng = np.random.default_rng(4)
+    gate_up, grad = (rng.normal(size=(9, n)).astype(dtype) for n in (82, 41))
+    eps = 16 * np.finfo(dtype).eps
+    check(swiglu, gate_up, out=(grad.shape, dtype), rtol=eps, atol=eps)
+    check(swiglu_backward, gate_up, grad, out=(gate_up.shape, dtype), rtol=eps, atol=eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_one_thread_and_all_threads_give_the_same_bits(dtype):
     rng = np.random.default_rng(2)
     gate_up, grad = (rng.normal(size=(333, n)).astype(dtype) for n in (154, 77))

@@ -185,6 +185,24 @@ def test_strided_logits_and_the_gradient_in_their_place():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_beside_the_outputs_is_written_and_pieces_agree(dtype, check):
+    logits, targets = batch(np.random.default_rng(7), 9, 41, dtype)
+    losses, lse = loss_and_lse(logits, targets)
+    eps = 128 * np.finfo(dtype).eps
+    check(
+        cross_entropy_backward, logits, targets, lse, losses, out=((9, 41), dtype),
+        rtol=eps, atol=eps, ignore_index=IGNORE,
+    )  # fmt: skip
+    guarded = np.full((2, 13), 7, dtype)
+    for rows in (slice(0, 4), slice(4, 5), slice(5, 9)):
+        outputs = guarded[0, 2:11][rows], guarded[1, 2:11][rows]
+        cross_entropy.run(logits[rows], targets[rows], *outputs, ignore_index=IGNORE)
+    assert guarded[:, 2:11].tobytes() == np.stack([losses, lse]).tobytes()
+    assert np.all(guarded[:, :2] == 7)
+    assert np.all(guarded[:, 11:] == 7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_one_thread_and_all_threads_give_the_same_bits(dtype):
     logits, targets = batch(np.random.default_rng(6), 301, 97, dtype)
     results, threads = [], POOL.threads

@@ -200,6 +200,15 @@ def test_the_same_kernel_on_the_gradient_is_the_backward_and_works_in_place():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 257), (2, 5, 7), (1, 3)])
+def test_nothing_beside_the_output_is_written_and_pieces_agree(dtype, shape, check):
+    x = np.random.default_rng(2).normal(size=shape).astype(dtype)
+    state = np.array([1, 2, 3], np.int64)
+    eps = np.finfo(dtype).eps  # the reference is asked in float64 here
+    check(dropout, x, state, out=(shape, dtype), rtol=4 * eps, p=0.3, layer=4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_one_thread_and_all_threads_give_the_same_bits(dtype):
     results, threads = [], POOL.threads
     try:

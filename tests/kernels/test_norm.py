@@ -262,6 +262,35 @@ def test_one_thread_and_all_threads_give_the_same_bits(name, dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(9, 41), (130, 77)])
+def test_nothing_beside_the_outputs_is_written_and_pieces_agree(name, dtype, shape, check):
+    """Each output in turn is the one whose surroundings are guarded."""
+    inputs, outputs, attributes = case(name, np.random.default_rng(10), *shape, dtype)
+    eps = 64 * np.finfo(dtype).eps
+    for i, output in enumerate(outputs):
+        view = OutputLast(registry()[name], len(inputs), i)
+        others = outputs[:i] + outputs[i + 1 :]
+        check(view, *inputs, *others, out=(output.shape, dtype), rtol=eps, atol=eps, **attributes)
+
+
+class OutputLast:
+    """A kernel called with its i-th output behind all other arguments."""
+
+    def __init__(self, kernel, inputs, i):
+        self.kernel, self.at = kernel, inputs + i
+
+    def in_order(self, arrays):
+        return [*arrays[: self.at], arrays[-1], *arrays[self.at : -1]]
+
+    def pack(self, *arrays, **attributes):
+        return self.kernel.pack(*self.in_order(arrays), **attributes)
+
+    def reference(self, *arrays, **attributes):
+        self.kernel.reference(*self.in_order(arrays), **attributes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_output_may_be_an_input(dtype):
     inputs, outputs, _ = case("layer_norm", np.random.default_rng(9), 5, 50, dtype)
     x, weight, bias = inputs

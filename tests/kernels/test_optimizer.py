@@ -1,6 +1,7 @@
 """Optimisers against numbers that PyTorch printed and against Python floats; the gate; the norm."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -257,7 +258,27 @@ def test_a_strided_array_is_summed_by_the_reference():
     assert squares_of(x.T) == pytest.approx((x * x).sum(), rel=1e-14)
 
 
-# ------------------------------------------------------------------ threads
+# ------------------------------------------------------------------ pieces and threads
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_updating_in_pieces_gives_the_same_bits_and_touches_nothing_else(dtype):
+    """Wherever a thread's piece begins and ends: in the middle of a vector, after one element."""
+    rng = np.random.default_rng(4)
+    p, g, m, v = (rng.normal(size=1000).astype(dtype) for _ in range(4))
+    v *= v
+    whole, parts = ([a.copy() for a in (p, g, m, v)] for _ in range(2))
+    adamw.run(*whole, scalars(step=5.0), **ADAMW)
+    sgd_momentum.run(*whole[:3], scalars(), **SGD)
+    edges = [0, 1, 34, 35, 500, 777, 1000]
+    for lo, hi in pairwise(edges):
+        before = [a.tobytes() for array in parts for a in (array[:lo], array[hi:])]
+        piece = [a[lo:hi] for a in parts]
+        adamw.run(*piece, scalars(step=5.0), **ADAMW)
+        sgd_momentum.run(*piece[:3], scalars(), **SGD)
+        assert before == [a.tobytes() for array in parts for a in (array[:lo], array[hi:])]
+    for a, b in zip(whole, parts, strict=True):
+        assert a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -105,6 +105,15 @@ def test_scores_depend_on_the_distance_of_positions_alone():
     assert abs(scores[0, 0] - scores[5, 0]) > 0.1  # and it does depend on it
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("inverse", [False, True])
+def test_nothing_beside_the_output_is_written_and_pieces_agree(dtype, inverse, check):
+    x = np.random.default_rng(5).normal(size=(2, 5, 3, 34)).astype(dtype)
+    cos, sin = tables(5, 17, dtype)
+    eps = 8 * np.finfo(dtype).eps
+    check(rotary, x, cos, sin, out=(x.shape, dtype), atol=eps, rotated=2, inverse=inverse)
+
+
 def test_one_thread_and_all_threads_give_the_same_bits():
     x = np.random.default_rng(4).normal(size=(3, 61, 5, 34)).astype(np.float32)
     cos, sin = tables(61, 17, np.float32)

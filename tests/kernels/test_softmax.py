@@ -213,6 +213,15 @@ def test_one_thread_and_all_threads_give_the_same_bits(name, dtype):
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("shape", [(0, 5), (7, 1), (5, 65), (2, 3, 33)])
+def test_nothing_beside_the_output_is_written_and_pieces_agree(name, dtype, shape, check):
+    arrays = cast(CASES[name](np.random.default_rng(7), shape), dtype)
+    eps = 128 * np.finfo(dtype).eps
+    check(registry()[name], *arrays[:-1], out=(shape, dtype), rtol=eps, atol=eps)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_output_may_be_the_input(name):
     arrays = cast(CASES[name](np.random.default_rng(6), (4, 50)), np.float32)

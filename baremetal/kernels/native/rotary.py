@@ -51,12 +51,13 @@ def rotary(x, cos, sin, out, *, rotated, inverse):
     if not (cos.flags.c_contiguous and sin.flags.c_contiguous):
         return None
     size = x.itemsize
-    if x.strides[3] != size or out.strides[3] != size:
+    x_b, x_t, x_n, x_d = x.strides
+    out_b, out_t, out_n, out_d = out.strides
+    if x_d != size or out_d != size:
         return None
     B, T, N, D = x.shape
     words = (
         x, cos, sin, out, T, N, D, rotated, inverse,
-        *(stride // size for stride in x.strides[:3]),
-        *(stride // size for stride in out.strides[:3]),
+        x_b // size, x_t // size, x_n // size, out_b // size, out_t // size, out_n // size,
     )  # fmt: skip
     return [Launch(rotary_body, dtype, words, B * T if x.size else 0, N * D)]

@@ -156,17 +156,21 @@ def masked_softmax_body(lo, hi, args):
 
 def masked_softmax(x, mask, out):
     """Pack masked softmax; None for a mask whose last axis is broadcast or strided."""
+    if out.size == 0:
+        return []  # nothing to do, and NumPy gives empty arrays arbitrary strides
     width = out.shape[-1]
     x_rows, out_rows = rows_of(x), rows_of(out)
     if x_rows is None or out_rows is None or not (x.dtype == out.dtype and out.dtype in FLOATING):
         return None
     mask = np.broadcast_to(mask, x.shape)
     leading = x.shape[:-1]
-    if mask.strides[-1] != 1 or len(leading) > MASK_AXES or mask.dtype != np.bool_:
+    if (mask.strides[-1] != 1 and width > 1) or mask.dtype != np.bool_:
+        return None
+    if len(leading) > MASK_AXES:
         return None
     padding = (1,) * (MASK_AXES - len(leading))
     words = (
         x, out, mask, x_rows[1], out_rows[1], width, *padding, *leading, *padding,
         *mask.strides[:-1],
     )  # fmt: skip
-    return [Launch(masked_softmax_body, out.dtype, words, out.size // max(width, 1), width)]
+    return [Launch(masked_softmax_body, out.dtype, words, out.size // width, width)]
