@@ -15,7 +15,6 @@ import numpy as np
 from baremetal.autograd import Tensor
 from baremetal.nn import Module
 
-
 ONLY_IN_THE_NORM = (
     "in the global gradient norm: every single gradient is finite, their squares overflow"
 )

@@ -175,11 +175,19 @@ def _finish(console: Console, trainer: Trainer, run: RunFolder) -> None:
 
 
 def sample_text(trainer: Trainer) -> str:
-    """A sample that begins where the validation text begins a line, from the run's seed."""
+    """A sample, drawn from the run's seed."""
     tokenizer = trainer.data.tokenizer
     rng = np.random.default_rng(trainer.config.seed)
-    prompt = np.asarray(trainer.data.validation[:16])
+    prompt = _opening(trainer)
     tokens = generate(
         trainer.model, prompt, trainer.config.sample_tokens, rng, temperature=0.8, top_k=40
     )
     return tokenizer.decode(np.array([*prompt, *tokens]))
+
+
+def _opening(trainer: Trainer) -> np.ndarray:
+    """The beginning of an English sentence, or of the validation text if it cannot be spelled."""
+    try:
+        return trainer.data.tokenizer.encode("The ")
+    except BaremetalError:
+        return np.asarray(trainer.data.validation[:16])

@@ -13,6 +13,7 @@ from baremetal.kernels.native.compiler import COMPILING
 from baremetal.train.run_folder import RunFolder
 from baremetal.train.trainer import StepReport, Trainer
 
+LOG_EVERY = 10  # steps between rows of the metrics file; evaluations get rows of their own
 SMOOTHING = 0.95  # of the loss and speed shown in the bar: single steps jump about
 
 
@@ -35,6 +36,7 @@ class Console:
         self.training_time_s = max((row["time_s"] for row in run.rows()), default=0.0)
         self.last_val_loss: float | None = None
         self.last_report: StepReport | None = None
+        self._losses: list[float] = []  # since the last row
         self._smooth_loss: float | None = None
         self._smooth_time_s: float | None = None
         self._kernels = 0
@@ -73,9 +75,10 @@ class Console:
             tqdm.write(line, file=sys.stdout)
 
     def on_step(self, report: StepReport) -> None:
-        """Move the bar; the first step gets a line of its own."""
+        """Move the bar and log; the first step gets a line of its own."""
         self.last_report = report
         self.training_time_s += report.time_s
+        self._losses.append(report.train_loss)
         first = self._smooth_loss is None
         self._smooth_loss = _smoothed(self._smooth_loss, report.train_loss)
         # The first step compiles; it says nothing about speed.
@@ -87,6 +90,8 @@ class Console:
             self._bar.set_description_str("")
         self._bar.update(1)
         self._bar.set_postfix_str(self._postfix(report), refresh=False)
+        if report.step % LOG_EVERY == 0 and not self.trainer.evaluates_at(report.step):
+            self._log(report, None)
 
     def _postfix(self, report: StepReport) -> str:
         text = f"loss {self._smooth_loss:.3f}, lr {report.learning_rate:.1e}"
@@ -99,31 +104,41 @@ class Console:
             f"{rate / self.peak_flops:.0%} of matmul rate"
         )
 
-    def on_evaluation(self, report: StepReport, val_loss: float) -> None:
+    def on_evaluation(self, report: StepReport, val_loss: float, time_s: float) -> None:
         """Print and log an evaluation, and draw the curve again."""
         self.last_val_loss = val_loss
+        self.training_time_s += time_s
+        train_loss = self._log(report, val_loss)
         bits = self.trainer.data.bits_per_byte(val_loss)
-        step_time_s = self._smooth_time_s or report.time_s
-        row = {
-            "step": report.step,
-            "parameters": self.trainer.model.num_parameters(),
-            "train_loss": self._smooth_loss,
-            "val_loss": val_loss,
-            "bits_per_byte": bits,
-            "learning_rate": report.learning_rate,
-            "gradient_norm": report.gradient_norm,
-            "tokens_per_s": self.trainer.config.tokens_per_step / step_time_s,
-            "flops_per_s": self.flops_per_step / step_time_s,
-            "matmul_share": self.flops_per_step / step_time_s / self.peak_flops,
-            "time_s": self.training_time_s,
-            "written_at": time.time(),
-        }
-        self.run.log(row)
         self.say(
-            f"step {report.step:>6}  train loss {self._smooth_loss:.4f}  "
+            f"step {report.step:>6}  train loss {train_loss:.4f}  "
             f"val loss {val_loss:.4f}  ({bits:.3f} bits per byte)"
         )
         draw_loss(self.run)
+
+    def _log(self, report: StepReport, val_loss: float | None) -> float:
+        """Append a row; its training loss is the mean since the row before, and is returned."""
+        train_loss = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+        bits = None if val_loss is None else self.trainer.data.bits_per_byte(val_loss)
+        step_time_s = self._smooth_time_s or report.time_s
+        self.run.log(
+            {
+                "step": report.step,
+                "parameters": self.trainer.model.num_parameters(),
+                "train_loss": train_loss,
+                "val_loss": val_loss,
+                "bits_per_byte": bits,
+                "learning_rate": report.learning_rate,
+                "gradient_norm": report.gradient_norm,
+                "tokens_per_s": self.trainer.config.tokens_per_step / step_time_s,
+                "flops_per_s": self.flops_per_step / step_time_s,
+                "matmul_share": self.flops_per_step / step_time_s / self.peak_flops,
+                "time_s": self.training_time_s,
+                "written_at": time.time(),
+            }
+        )
+        return train_loss
 
 
 def _smoothed(before: float | None, value: float) -> float:
@@ -135,12 +150,19 @@ def draw_loss(run: RunFolder) -> Path | None:
     from baremetal.trace.curves import Line, line_plot
 
     rows = list(run.rows())
-    if not rows:
+    evaluated = [row for row in rows if row["val_loss"] is not None]
+    if not evaluated:
         return None
-    steps = [row["step"] for row in rows]
+    steps, losses = [row["step"] for row in rows], [row["train_loss"] for row in rows]
     lines = [
-        Line("train", steps, [row["train_loss"] for row in rows], group="loss", dashed=True),
-        Line("validation", steps, [row["val_loss"] for row in rows], group="loss", markers=True),
+        Line("train", steps, losses, group="train", smooth=5),
+        Line(
+            "validation",
+            [row["step"] for row in evaluated],
+            [row["val_loss"] for row in evaluated],
+            group="validation",
+            markers=True,
+        ),
     ]
     return line_plot(
         lines, run.picture, title=run.path.name, x_label="step", y_label="loss (nats per token)"

@@ -35,7 +35,8 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     if rows:
         last = rows[-1]
         row |= {key: last[key] for key in COLUMNS if key in last}
-        row["best_val_loss"] = min(r["val_loss"] for r in rows)
+        losses = [r["val_loss"] for r in rows if r["val_loss"] is not None]
+        row["best_val_loss"] = min(losses, default=None)
     return row
 
 
@@ -56,7 +57,7 @@ def draw_runs(runs: list[RunFolder], path: str | Path) -> Path:
 
     lines = []
     for run in runs:
-        rows = list(run.rows())
+        rows = [row for row in run.rows() if row["val_loss"] is not None]
         if rows:
             steps, losses = [r["step"] for r in rows], [r["val_loss"] for r in rows]
             lines.append(Line(run.path.name, steps, losses, markers=True))

@@ -162,6 +162,10 @@ class Trainer:
 
     # ------------------------------------------------------------ evaluation
 
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation follows this step."""
+        return step == self.config.steps or step % self.config.eval_every == 0
+
     def evaluate(self) -> float:
         """Mean validation loss in nats per token over the same evenly spread batches."""
         self.model.eval()
@@ -189,12 +193,15 @@ class Trainer:
         self,
         *,
         on_step: Callable[[StepReport], None] = lambda report: None,
-        on_evaluation: Callable[[StepReport, float], None] = lambda report, loss: None,
+        on_evaluation: Callable[[StepReport, float, float], None] = lambda report, loss, time_s: (
+            None
+        ),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Train until the last step or until asked to stop; evaluates and saves on the way.
 
-        `on_step` and `on_evaluation` are told of each (for the bar and the metrics file).
+        `on_step` and `on_evaluation` are told of each, the latter with the validation loss and the
+        seconds it took (for the bar and the metrics file).
         """
         while self.step < self.config.steps:
             report = self.train_step()
@@ -202,11 +209,13 @@ class Trainer:
             stopping = should_stop()
             on_step(report)
             improved = False
-            if last or self.step % self.config.eval_every == 0:
+            if self.evaluates_at(self.step):
+                start = time.perf_counter()
                 val_loss = self.evaluate()
+                evaluation_s = time.perf_counter() - start
                 improved = val_loss < self.best_val_loss
                 self.best_val_loss = min(val_loss, self.best_val_loss)
-                on_evaluation(report, val_loss)
+                on_evaluation(report, val_loss, evaluation_s)
             if last or stopping or improved or self.step % self.config.checkpoint_every == 0:
                 self.save(best=improved)
             if stopping:

@@ -65,7 +65,7 @@ def test_train_writes_a_run_folder(run):
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert len((run / "sample.txt").read_text(encoding="utf-8")) > 8
     rows = metrics(run)
-    assert [row["step"] for row in rows] == [2, 4]
+    assert [row["step"] for row in rows] == [2, 4]  # the evaluations
     for key in ("train_loss", "val_loss", "tokens_per_s", "bits_per_byte", "learning_rate"):
         assert all(isinstance(row[key], float) for row in rows), key
 
