@@ -1,0 +1,176 @@
+"""The tree of parameters: names, state in and out, conversion."""
+
+import copy
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from baremetal.autograd import AutogradError, Device, Parameter, Tensor
+from baremetal.nn import Linear, Module, StateError
+from baremetal.optim import SGD
+
+
+class Pair(Module):
+    """Two linear layers of which the second borrows the first one's weight."""
+
+    def __init__(self, rng):
+        self.scale = Parameter(np.ones(1, np.float32))
+        self.first = Linear(2, 2, rng=rng)
+        self.rest = [Linear(2, 2, rng=rng, bias=False), Linear(2, 3, rng=rng)]
+        self.extra = [Parameter(np.zeros(2, np.float32)), "no parameter"]
+        self.rest[0].weight = self.first.weight
+
+
+@pytest.fixture
+def pair():
+    return Pair(np.random.default_rng(0))
+
+
+def contents(module):
+    return {name: p.data.copy() for name, p in module.named_parameters()}
+
+
+def test_names_are_paths_in_the_order_of_setting_and_tied_parameters_come_once(pair):
+    assert [name for name, _ in pair.named_parameters()] == [
+        "scale",
+        "extra.0",
+        "first.weight",
+        "first.bias",
+        "rest.1.weight",
+        "rest.1.bias",
+    ]
+    assert pair.num_parameters() == 1 + 2 + (4 + 2) + (6 + 3)
+    assert list(pair.state_dict()) == [name for name, _ in pair.named_parameters()]
+    assert pair.state_dict()["first.weight"] is pair.rest[0].weight.data
+
+
+def test_modes_reach_the_whole_tree_and_names_the_parameters(pair):
+    assert pair.training
+    assert pair.rest[1].training
+    pair.eval()
+    assert not any(module.training for _, module in pair.named_modules())
+    assert [name for name, _ in pair.train().named_modules()] == ["", "first", "rest.0", "rest.1"]
+    pair.name_parameters()
+    assert pair.rest[1].bias.name == "rest.1.bias"
+
+
+def test_zero_grad_forgets_every_gradient(pair):
+    x = Tensor(np.ones((1, 2), np.float32))
+    pair.rest[1](pair.first(x)).sum().backward()
+    assert pair.first.weight.has_gradient
+    pair.zero_grad()
+    assert not any(p.has_gradient for p in pair.parameters())
+
+
+def test_a_module_without_forward_says_so():
+    with pytest.raises(NotImplementedError, match="Module has no forward"):
+        Module()(1)
+
+
+def test_repr_shows_the_tree_and_the_shapes(pair):
+    assert repr(pair).splitlines() == [
+        "Pair(scale (1,), extra.0 (2,)",
+        "  (first): Linear(weight (2, 2), bias (2,))",
+        "  (rest.0): Linear(weight (2, 2))",
+        "  (rest.1): Linear(weight (3, 2), bias (3,))",
+        ")",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["gpt", "llama", "grok"])
+def test_a_state_dict_goes_into_another_model_bit_for_bit(tiny, kind):
+    ours, other = tiny(kind, seed=1), tiny(kind, seed=2)
+    tokens = np.arange(8)[None, :]
+    other.load_state_dict(ours.state_dict())
+    for (name, a), (_, b) in zip(ours.named_parameters(), other.named_parameters(), strict=True):
+        assert a.data.tobytes() == b.data.tobytes(), name
+        assert not np.shares_memory(a.data, b.data)
+    assert np.array_equal(ours.eval()(tokens).numpy(), other.eval()(tokens).numpy())
+
+
+def test_every_misfit_is_named_and_nothing_is_changed(pair):
+    before = contents(pair)
+    state = {name: np.full_like(a, 7) for name, a in before.items()}
+    del state["scale"], state["extra.0"]
+    state |= {"first.weigth": np.zeros(2), "other": np.zeros(1)}
+    state["first.bias"] = np.zeros((2, 1), np.float32)
+    state["rest.1.weight"] = np.full((3, 2), "text")
+    with pytest.raises(StateError) as caught:
+        pair.load_state_dict(state)
+    message = str(caught.value)
+    for part in (
+        "does not fit Pair",
+        "missing 'scale'",
+        "missing 'extra.0'",
+        "unexpected 'first.weigth'",
+        "unexpected 'other'",
+        "'first.bias' has shape (2, 1), expected (2,)",
+        "'rest.1.weight' has dtype <U4, expected float32",
+    ):
+        assert part in message
+    for name, array in contents(pair).items():
+        assert np.array_equal(array, before[name]), name
+
+
+def test_not_strict_takes_what_is_there_but_no_wrong_shape(pair):
+    before = contents(pair)
+    pair.load_state_dict({"scale": Tensor([5.0]), "unknown": np.zeros(3)}, strict=False)
+    assert pair.scale.data.tolist() == [5.0]
+    assert np.array_equal(pair.first.weight.data, before["first.weight"])
+    with pytest.raises(StateError, match=r"'scale' has shape \(2,\)"):
+        pair.load_state_dict({"scale": np.zeros(2)}, strict=False)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16, np.int64])
+def test_other_real_types_are_converted(pair, dtype):
+    pair.load_state_dict({"scale": np.array([3], dtype)}, strict=False)
+    assert pair.scale.dtype == np.float32
+    assert pair.scale.data.tolist() == [3.0]
+
+
+def test_loading_between_forward_and_backward_is_detected(pair):
+    loss = pair.first(Tensor(np.ones((1, 2), np.float32), requires_grad=True)).sum()
+    pair.load_state_dict(contents(pair))
+    with pytest.raises(AutogradError, match="load_state_dict"):
+        loss.backward()
+
+
+def test_to_converts_in_place_and_keeps_ties(pair):
+    before, weight, version = contents(pair), pair.first.weight, pair.first.weight.version.count
+    assert pair.to(np.float64) is pair
+    assert pair.first.weight is weight is pair.rest[0].weight
+    assert weight.version.count == version + 1
+    for name, parameter in pair.named_parameters():
+        assert parameter.dtype == np.float64
+        assert np.array_equal(parameter.data, before[name])  # float32 fits into float64 exactly
+    x = Tensor(np.ones((1, 2)), dtype=np.float64)
+    assert pair.first(x).dtype == np.float64
+
+
+def test_to_moves_to_another_device(pair):
+    device = Device("other", kernels="reference")
+    pair.to(device=device)
+    assert all(p.device is device and p.dtype == np.float32 for p in pair.parameters())
+    assert pair.first(Tensor(np.ones((1, 2), np.float32), device=device)).device is device
+
+
+def test_to_refuses_what_would_be_lost(pair, refused):
+    with refused("int32", "float64"):
+        pair.to(np.int32)
+    SGD(pair.parameters())
+    with refused("'scale'", "optimiser", "before training"):
+        pair.to(np.float64)
+    assert pair.first.weight.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["gpt", "llama", "grok"])
+def test_a_model_can_be_copied_after_training(tiny, kind):
+    model = tiny(kind)
+    tokens = np.arange(8)[None, :]
+    model.loss(tokens, tokens).backward()
+    twin = copy.deepcopy(model)
+    twin.token_embedding.weight.data[...] = 0
+    assert model.token_embedding.weight.data.any()
+    if model.head is None:
+        assert not twin(tokens).numpy().any()  # its head is its embedding still
