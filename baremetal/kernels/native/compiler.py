@@ -47,7 +47,9 @@ def cache_root() -> Path:
 def cache_key() -> str:
     """Sixteen hex digits that change whenever compiled kernels could."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    native = Path(__file__).parent
+    # The declarations one folder up too: bodies use constants that are named there.
+    for source in sorted([*native.glob("*.py"), *native.parent.glob("*.py")]):
         digest.update(source.name.encode() + source.read_bytes())
     for part in (
         sys.version,
