@@ -2,8 +2,8 @@
 # # 0. The claim: what was announced, what is known, what we shall measure
 #
 # In May 2026 a sentence went round: a training stack written in C, "over an order of magnitude"
-# faster than JAX. This course builds every layer of such a stack, small enough to read, so that you
-# can judge the sentence yourself. You begin with pencil, paper and one core.
+# faster than JAX. This course builds every layer of such a stack, small enough to read, so that
+# you can judge the sentence yourself. You begin with pencil, paper and one core.
 #
 # You need Python and some NumPy. Nothing here uses a GPU.
 
@@ -41,12 +41,13 @@ rng = np.random.default_rng(0)
 # > bare metal as possible. The potential speed improvement vs JAX for large training runs is over
 # > an order of magnitude.
 #
-# Read it as you would read a contract. *Almost finished*: at that time it was not. *Potential*: no
-# run is reported. *For large training runs*: not for a laptop. *vs JAX*: no version, no model, no
-# settings, no number of chips for the other side, and not what is compared (tokens per second?
+# Read it as you would read a contract. *Almost finished*: at that time it was not. *Potential*:
+# no run is reported. *For large training runs*: not for a laptop. *vs JAX*: no version, no model,
+# no settings, no number of chips for the other side, and not what is compared (tokens per second?
 # days?). When this lesson was written, in November 2026, no benchmark by anybody had been found.
 #
-# That does not make it false. It makes it a *claim*, and there are three other kinds of statement:
+# That does not make it false. It makes it a *claim*, and there are three other kinds of
+# statement:
 #
 # | kind | what it rests on | example |
 # |---|---|---|
@@ -55,8 +56,8 @@ rng = np.random.default_rng(0)
 # | **measured** | a command you can run, on a machine you can name | what you will see below |
 # | **modelled** | arithmetic with stated assumptions | what 220,000 GPUs would do |
 #
-# Every page of this project says which kind it speaks of. Mixing them is how a potential becomes a
-# fact in three retellings.
+# Every page of this project says which kind it speaks of. Mixing them is how a potential becomes
+# a fact in three retellings.
 #
 # ### Work and overhead
 #
@@ -67,12 +68,12 @@ rng = np.random.default_rng(0)
 # $$ S = \frac{\text{overhead} + \text{work}}{\text{work}} $$
 #
 # This is Amdahl's law (1967): what you do not remove is the limit. For $S = 10$ the overhead must
-# be *nine times* the work. A program that spends a tenth of its time in Python becomes 1.1x faster
-# in C, however good the C.
+# be *nine times* the work. A program that spends a tenth of its time in Python becomes 1.1x
+# faster in C, however good the C.
 #
-# And even that holds only if the chip waits while Python thinks. JAX and PyTorch let it run ahead:
-# the host queues the next operation while the device still works on the last. Then the longer of
-# the two decides:
+# And even that holds only if the chip waits while Python thinks. JAX and PyTorch let it run
+# ahead: the host queues the next operation while the device still works on the last. Then the
+# longer of the two decides:
 #
 # $$ S = \frac{\max(\text{overhead}, \text{work})}{\text{work}} $$
 #
@@ -166,8 +167,8 @@ check(
 
 # %% [markdown]
 # Now a large number, by the same rule. Llama 3 with 405 billion parameters was trained on 8,192
-# H100s with batches of 64 x 32 sequences of 8,192 tokens; an H100 does at most 989 TFLOP/s in BF16,
-# and 430 were reached (all *public*). What a step takes is *modelled*: by the 6 N rule.
+# H100s with batches of 64 x 32 sequences of 8,192 tokens; an H100 does at most 989 TFLOP/s in
+# BF16, and 430 were reached (all *public*). What a step takes is *modelled*: by the 6 N rule.
 
 # %%
 tokens = 64 * 32 * 8192
@@ -204,8 +205,8 @@ print(f"a 512 x 512 product      {rate / 1e9:8.1f} GFLOP/s")
 
 # %% [markdown]
 # Typical: some tens of nanoseconds for a Python function, one to a few microseconds for a NumPy
-# product, some tens of GFLOP/s for one core. In the time of one call the core could have done tens
-# of thousands of FLOP.
+# product, some tens of GFLOP/s for one core. In the time of one call the core could have done
+# tens of thousands of FLOP.
 #
 # ### The same arithmetic in more calls
 #
@@ -268,18 +269,18 @@ print(
 
 # %% [markdown]
 # Three things to see. The dense models stand above 40 %: from there nobody gets 10x on equal
-# terms. The mixture-of-experts models stand far lower, so there is room. And the last two rows are
-# the same model on the same chips, 2.75x apart: the faster run took 4 sequences at a time instead
-# of 1 (and a later release of the software). Larger pieces, fewer calls. The row we would need,
-# what JAX reached on the claimant's machine, is not public.
+# terms. The mixture-of-experts models stand far lower, so there is room. And the last two rows
+# are the same model on the same chips, 2.75x apart: the faster run took 4 sequences at a time
+# instead of 1 (and a later release of the software). Larger pieces, fewer calls. The row we would
+# need, what JAX reached on the claimant's machine, is not public.
 
 # %% [markdown]
 # ## Predict, then run
 #
 # Write your own number before you run each cell: that is the point of them.
 #
-# **Checkpoint 1: FLOP.** A network of widths 100, 200, 200, 10 and a batch of 50. Count the weights
-# $N$, take $6 N$ per example, and subtract what the first layer does not pay.
+# **Checkpoint 1: FLOP.** A network of widths 100, 200, 200, 10 and a batch of 50. Count the
+# weights $N$, take $6 N$ per example, and subtract what the first layer does not pay.
 
 # %%
 weights = 100 * 200 + 200 * 200 + 200 * 10
@@ -297,8 +298,8 @@ check(
 )
 
 # %% [markdown]
-# **Checkpoint 2: time.** From `overhead_s` and `rate` alone, how long does a $96 \times 96$ product
-# take? A clock is involved, so the tolerance is generous.
+# **Checkpoint 2: time.** From `overhead_s` and `rate` alone, how long does a $96 \times 96$
+# product take? A clock is involved, so the tolerance is generous.
 
 # %%
 prediction_s = overhead_s + 2 * 96**3 / rate  # your number here
@@ -316,8 +317,8 @@ check(
 
 # %% [markdown]
 # **Checkpoint 3: 10x.** Where would removing the overhead make a product of two $n \times n$
-# matrices 10 times faster? Where overhead is nine times work: $2n^3/\text{rate} =
-# \text{overhead}/9$. And where 1.1 times? Where overhead is a tenth of work.
+# matrices 10 times faster? Where overhead is nine times work:
+# $2n^3/\text{rate} = \text{overhead}/9$. And where 1.1 times? Where overhead is a tenth of work.
 
 # %%
 n_10x = (overhead_s / 9 * rate / 2) ** (1 / 3)
@@ -326,8 +327,8 @@ print(f"10x below n = {n_10x:.0f}; 1.1x at n = {n_1_1x:.0f}")
 
 # %% [markdown]
 # Expect something between 10 and 30 for the first and 50 to 150 for the second. Language models
-# are 1,000 to 20,000 wide. Then predict the experiment with the calls: the work is there once, the
-# overhead with every call.
+# are 1,000 to 20,000 wide. Then predict the experiment with the calls: the work is there once,
+# the overhead with every call.
 
 # %%
 prediction_s = 4096 * overhead_s + times_s[0]  # your number here
@@ -393,9 +394,9 @@ show(
 # %% [markdown]
 # ## Exercises
 #
-# **1.** A step takes 3 ms of work and 1 ms of overhead. How much faster is it without overhead, if
-# the host waits? If it runs ahead? How much overhead may it have in each case before removing it
-# brings 10x?
+# **1.** A step takes 3 ms of work and 1 ms of overhead. How much faster is it without overhead,
+# if the host waits? If it runs ahead? How much overhead may it have in each case before removing
+# it brings 10x?
 
 # %% tags=["answer"]
 work_ms, overhead_ms = 3, 1
@@ -426,10 +427,10 @@ check(
 )
 
 # %% [markdown]
-# **3.** A pipeline has p stages, and a batch is cut into m microbatches. Each stage takes one time
-# slot for each microbatch and works on one at a time, so a batch occupies m + p - 1 slots of which
-# each stage works in m. Show by playing it through that removing the idle slots brings
-# (m + p - 1) / m. How few microbatches must 16 stages have before that is at least 8x? And 10x?
+# **3.** A pipeline has p stages, and a batch is cut into m microbatches. Each stage takes one
+# time slot for each microbatch and works on one at a time, so a batch occupies m + p - 1 slots of
+# which each stage works in m. Show by playing it through that removing the idle slots brings (m +
+# p - 1) / m. How few microbatches must 16 stages have before that is at least 8x? And 10x?
 
 # %% tags=["answer"]
 
@@ -468,8 +469,8 @@ assert slots(16, 1) / 1 >= 10 > slots(16, 2) / 2
 #
 # One public report shows how a JAX pipeline can lose most of its speed to overhead. The open
 # project marin tried one on eight H100s: 8,077 tokens/s from 8 stages, against 57,056 without a
-# pipeline. A smaller bubble changed nothing; small kernels, transport and the dispatch from Python
-# were blamed. It is one trial of one implementation, posted by the project's own assistant
+# pipeline. A smaller bubble changed nothing; small kernels, transport and the dispatch from
+# Python were blamed. It is one trial of one implementation, posted by the project's own assistant
 # program, and not that project's last word on pipelines.
 
 # %% [markdown]
@@ -483,13 +484,13 @@ assert slots(16, 1) / 1 >= 10 > slots(16, 2) / 2
 # - "The Llama 3 Herd of Models", arXiv 2407.21783, 2024, table 4: 405B on 8,192 H100s.
 # - NVIDIA, dgxc-benchmarking, README at commit 841f5466, read in November 2026: dense peaks. They
 #   are the denominators NVIDIA itself uses; data sheets round them up.
-# - NVIDIA, Megatron-Bridge, performance summary at commit 067f987d, releases 26.02 to 26.08, 2026:
-#   TFLOP/s per GPU. The percentages here are these divided by the peaks above.
+# - NVIDIA, Megatron-Bridge, performance summary at commit 067f987d, releases 26.02 to 26.08,
+#   2026: TFLOP/s per GPU. The percentages here are these divided by the peaks above.
 # - NVIDIA, "Inside NVIDIA Blackwell Ultra", developer blog, read in November 2026: NVLink with
 #   1.8 TB/s for both directions together. 800 Gb/s per GPU: ConnectX-8 in the system files of
 #   MLPerf Training v5.1, 2025.
-# - JAX documentation, "Asynchronous dispatch" and "Just-in-time compilation", docs.jax.dev, read in
-#   November 2026.
+# - JAX documentation, "Asynchronous dispatch" and "Just-in-time compilation", docs.jax.dev, read
+#   in November 2026.
 # - marin-community/marin, GitHub issue 6532, comment of 24 June 2026; its later pipelines: issue
 #   7024, 2026.
 

@@ -163,22 +163,31 @@ def _source_of(thing: Any) -> tuple[str, int, str]:
 
 
 def show(figure: Any, caption: str) -> None:
-    """Put a matplotlib `Figure` on the page, with a caption that says what to see.
+    """Put a picture on the page, with a caption that says what to see.
 
-    As a script: write it to a file in the system's folder for temporary files, and say where.
+    Args:
+        figure: a matplotlib `Figure`, or something that shows itself in notebooks and as text. As
+            a script, a figure is written to a new folder among the system's temporary files.
+        caption: one sentence or two.
     """
+    is_figure = hasattr(figure, "savefig")
     if _in_notebook():
         from IPython.display import Image, Markdown, display
 
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI)
-        display(Image(data=png.getvalue(), width=800))
+        if is_figure:
+            figure.savefig(png, format="png", dpi=DPI)
+        display(Image(data=png.getvalue(), width=800) if is_figure else figure)
         display(Markdown(f"*{caption}*"))
         return
-    folder = _picture_folder()
-    path = folder / f"picture_{len(list(folder.iterdir())) + 1}.png"
-    figure.savefig(path, dpi=DPI)
-    print(f"[picture: {path}]\n{textwrap.fill(caption, 96)}\n")
+    if is_figure:
+        folder = _picture_folder()
+        path = folder / f"picture_{len(list(folder.iterdir())) + 1}.png"
+        figure.savefig(path, dpi=DPI)
+        print(f"[picture: {path}]")
+    else:
+        print(figure)
+    print(f"{textwrap.fill(caption, 96)}\n")
 
 
 @functools.cache
