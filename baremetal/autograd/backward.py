@@ -139,22 +139,37 @@ class _Sweep:
 
     def _accumulate(self, node: Node, rule: Rule, context: Context, grad: np.ndarray) -> None:
         """A rule that can add into memory it is given: let it, where that memory is ours."""
-        (position,) = rule.inputs
-        parent = node.parents[position]
+        parents = [node.parents[position] for position in rule.inputs]
+        into: list[np.ndarray | None] = []
+        beta: list[float] = []
+        for parent in parents:
+            target, factor = self._target(parent)
+            if any(target is other for other in into):  # one parameter as two inputs
+                target, factor = None, 0.0
+            into.append(target)
+            beta.append(factor)
+        if len(parents) == 1:
+            results = (rule.function(context, grad, into[0], beta[0]),)
+        else:
+            results = rule.function(context, grad, into, beta)
+        for position, parent, target, result in zip(
+            rule.inputs, parents, into, results, strict=True
+        ):
+            if parent is None:
+                continue
+            if target is None:
+                _check_result(node, position, parent, result)
+                self.receive(node, parent, result, context, shared=False)
+            elif not isinstance(parent, Node):
+                parent.set_gradient(target)
+
+    def _target(self, parent: Any) -> tuple[np.ndarray | None, float]:
+        """Memory of ours that a gradient may go into, and the factor for what lies in it."""
+        if parent is None or (self.owed is not None and parent.weight_side):
+            return None, 0.0
         if isinstance(parent, Node):
-            if parent in self.owned:
-                rule.function(context, grad, self.grads[parent], 1.0)
-                return
-            result = rule.function(context, grad, None, 0.0)
-            _check_result(node, position, parent, result)
-            self.receive(node, parent, result, context, shared=False)
-            return
-        target = parent.gradient_target()
-        beta = 1.0 if parent.has_gradient else 0.0
-        result = rule.function(context, grad, target, beta)
-        if target is None:
-            _check_result(node, position, parent, result)
-        parent.set_gradient(result if target is None else target)
+            return (self.grads[parent], 1.0) if parent in self.owned else (None, 0.0)
+        return parent.gradient_target(), 1.0 if parent.has_gradient else 0.0
 
     def receive(
         self, node: Node, parent: Any, result: np.ndarray, context: Context, shared: bool

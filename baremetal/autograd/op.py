@@ -27,7 +27,8 @@ What a rule returns is new memory, or the cotangent itself or a view of it. A ru
 inputs share (attention's q, k and v come out of one kernel) names them all and returns a tuple. A
 rule declared with ``accumulates=True`` takes ``(ctx, grad, into, beta)`` and computes
 ``into = beta * into + result`` (with `into` None it allocates; with beta 0 it must not read
-`into`): BLAS adds for free, and so does a kernel that adds into its output.
+`into`): BLAS adds for free, and so does a kernel that adds into its output. Where such a rule has
+several inputs, `into` and `beta` are lists.
 
 An operation may lack a rule; backward then raises when it gets there, never returns silence. What
 has no derivative at all (a comparison, an argmax) says ``differentiable=False`` and its result is

@@ -168,6 +168,18 @@ def test_a_gradient_buffer_is_overwritten_by_the_first_and_added_to_by_the_next(
     np.testing.assert_allclose(stale[bias], [4.0, 4.0])
 
 
+def test_one_parameter_as_two_inputs_of_one_rule():
+    """layer_norm(x, w, w): the rule yields both gradients at once, for one piece of memory."""
+    x = RNG.standard_normal((4, 3))
+    first, second, both = (Parameter(np.ones(3)) for _ in range(3))
+    ops.layer_norm(Tensor(x), first, second).sum().backward()
+    both.use_grad_buffer(np.full(3, np.nan))
+    for times in (1, 2):
+        ops.layer_norm(Tensor(x), both, both).sum().backward()
+        expected = times * (first.grad.numpy() + second.grad.numpy())
+        np.testing.assert_allclose(both.grad.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_a_buffer_takes_over_the_gradient_that_was_there():
     x = leaf(2)
     (x * 2).sum().backward()

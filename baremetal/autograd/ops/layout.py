@@ -48,9 +48,16 @@ def as_rows(ctx: Context, array: np.ndarray) -> np.ndarray:
     return reshaped(ctx, array, (rows, array.shape[-1]))
 
 
+def overwritable(
+    ctx: Context, shape: tuple[int, ...], dtype: np.dtype, into: np.ndarray | None, beta: float
+) -> np.ndarray:
+    """Memory for a kernel that overwrites: `into` itself if nothing in it is to be kept."""
+    return into if into is not None and beta == 0.0 else ctx.empty(shape, dtype)
+
+
 def added(ctx: Context, result: np.ndarray, into: np.ndarray | None, beta: float) -> np.ndarray:
-    """beta * into + result, for rules that accumulate and cannot do it by themselves."""
-    if into is None:
+    """beta * into + result, for rules that accumulate and whose kernel cannot."""
+    if into is None or result is into:
         return result
     if beta == 0.0:
         ctx.launch(copy_kernel, result, into)

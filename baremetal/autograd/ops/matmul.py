@@ -11,7 +11,7 @@ import numpy as np
 
 from baremetal.autograd.op import Context, op
 from baremetal.autograd.ops.broadcasting import broadcast_shapes, sum_to_shape
-from baremetal.autograd.ops.layout import added, as_rows
+from baremetal.autograd.ops.layout import added, as_rows, overwritable
 from baremetal.errors import BaremetalError
 from baremetal.kernels import matmul as kernels
 from baremetal.kernels.reduction import sum as sum_kernel
@@ -142,10 +142,7 @@ def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> n
 
 @linear.vjp("bias", accumulates=True)
 def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> np.ndarray:
-    if into is not None and beta == 0.0:
-        ctx.launch(sum_kernel, as_rows(ctx, grad), into, axis=(0,))
-        return into
-    out = ctx.empty(ctx.shapes[2], grad.dtype)
+    out = overwritable(ctx, ctx.shapes[2], grad.dtype, into, beta)
     ctx.launch(sum_kernel, as_rows(ctx, grad), out, axis=(0,))
     return added(ctx, out, into, beta)
 

@@ -7,7 +7,7 @@ the weights are separate rules, so that the second can be deferred.
 import numpy as np
 
 from baremetal.autograd.op import Context, op
-from baremetal.autograd.ops.layout import as_rows
+from baremetal.autograd.ops.layout import added, as_rows, overwritable
 from baremetal.errors import BaremetalError
 from baremetal.kernels import norm as kernels
 
@@ -43,16 +43,19 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return out
 
 
-@layer_norm.vjp("weight", "bias")
-def _(ctx: Context, grad: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+@layer_norm.vjp("weight", "bias", accumulates=True)
+def _(ctx: Context, grad: np.ndarray, into: list, beta: list) -> tuple:
     rows, weight, mean, rstd = ctx.saved
-    grad_weight = ctx.empty(weight.shape, weight.dtype)
-    grad_bias = ctx.empty(weight.shape, weight.dtype) if ctx.needs[2] else None
+    grad_weight = overwritable(ctx, weight.shape, weight.dtype, into[0], beta[0])
+    grad_bias = None
+    if ctx.needs[2]:
+        grad_bias = overwritable(ctx, weight.shape, weight.dtype, into[1], beta[1])
     ctx.launch(
         kernels.layer_norm_backward_weight,
         rows, as_rows(ctx, grad), mean, rstd, grad_weight, grad_bias,
     )  # fmt: skip
-    return grad_weight, grad_bias
+    grad_weight = added(ctx, grad_weight, into[0], beta[0])
+    return grad_weight, None if grad_bias is None else added(ctx, grad_bias, into[1], beta[1])
 
 
 @op(promotes="floating")
@@ -77,12 +80,12 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return out
 
 
-@rms_norm.vjp("weight")
-def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
+@rms_norm.vjp("weight", accumulates=True)
+def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> np.ndarray:
     rows, weight, rstd = ctx.saved
-    out = ctx.empty(weight.shape, weight.dtype)
+    out = overwritable(ctx, weight.shape, weight.dtype, into, beta)
     ctx.launch(kernels.rms_norm_backward_weight, rows, as_rows(ctx, grad), rstd, out)
-    return out
+    return added(ctx, out, into, beta)
 
 
 def _check(name: str, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:
