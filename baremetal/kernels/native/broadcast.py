@@ -22,8 +22,9 @@ call) and returns the packing function `silu(x, out)`.
 
 The block of words has room for four arrays (inputs, then out), whatever their number:
 
-    0-3    addresses               4  size of the inner axis     5  number of outer axes
-    6-9    strides of the inner axis, in elements, one per array
+    0-3    addresses               4  size of the inner axis
+    5-8    strides of the inner axis, in elements, one per array
+    9      number of outer axes
     10-    five words for each outer axis: its size, its stride in each array
 """
 
@@ -102,17 +103,20 @@ def quotient(typing_context, a, b):
 
 
 @njit(**PRECISE)
-def row_starts(args, row):
-    """Where row number `row` starts in each of the four arrays, in elements."""
+def row_starts(args, row, word=9):
+    """Where row number `row` starts in each of the four arrays, in elements.
+
+    `word` is where the list of axes stands that the row number counts through.
+    """
     first, second, third, fourth = 0, 0, 0, 0
-    for axis in range(integer(args, 5) - 1, -1, -1):
-        word = 10 + 5 * axis
-        rest = quotient(row, integer(args, word))
-        index = row - rest * integer(args, word)
-        first += index * integer(args, word + 1)
-        second += index * integer(args, word + 2)
-        third += index * integer(args, word + 3)
-        fourth += index * integer(args, word + 4)
+    for axis in range(integer(args, word) - 1, -1, -1):
+        at = word + 1 + 5 * axis
+        rest = quotient(row, integer(args, at))
+        index = row - rest * integer(args, at)
+        first += index * integer(args, at + 1)
+        second += index * integer(args, at + 2)
+        third += index * integer(args, at + 3)
+        fourth += index * integer(args, at + 4)
         row = rest
     return first, second, third, fourth
 
@@ -167,7 +171,7 @@ RESULT: Any = pointer  # how a binary kernel's result is addressed: comparisons 
 
 def unary_pattern(lo, hi, args):
     """out = f(x)."""
-    inner, sx, so = integer(args, 4), integer(args, 6), integer(args, 7)
+    inner, sx, so = integer(args, 4), integer(args, 5), integer(args, 6)
     x_block, out_block = buffer(pointer(args, 0)), buffer(pointer(args, 1))
     longest = hi - lo if sx == 1 and so == 1 else BLOCK
     row = lo // inner
@@ -190,7 +194,7 @@ def unary_pattern(lo, hi, args):
 def binary_pattern(lo, hi, args):
     """out = f(a, b)."""
     inner = integer(args, 4)
-    sa, sb, so = integer(args, 6), integer(args, 7), integer(args, 8)
+    sa, sb, so = integer(args, 5), integer(args, 6), integer(args, 7)
     a_block, b_block = buffer(pointer(args, 0)), buffer(pointer(args, 1))
     out_block = buffer(RESULT(args, 2))
     longest = hi - lo if sa == 1 and sb == 1 and so == 1 else BLOCK
@@ -216,7 +220,7 @@ def binary_pattern(lo, hi, args):
 def choice_pattern(lo, hi, args):
     """out = f(condition, a, b), the condition in bytes."""
     inner = integer(args, 4)
-    sc, sa, sb, so = integer(args, 6), integer(args, 7), integer(args, 8), integer(args, 9)
+    sc, sa, sb, so = integer(args, 5), integer(args, 6), integer(args, 7), integer(args, 8)
     c_block, a_block = buffer(pointer_u8(args, 0)), buffer(pointer(args, 1))
     b_block, out_block = buffer(pointer(args, 2)), buffer(pointer(args, 3))
     longest = hi - lo if sc == 1 and sa == 1 and sb == 1 and so == 1 else BLOCK
@@ -326,7 +330,7 @@ def pack(body: Body, arrays: tuple, dtype: np.dtype, work: int) -> Sequence[Laun
         if array.shape != shape or not array.flags.c_contiguous:
             axes = merged_axes(arrays)
             return None if axes is None else pack_axes(body, arrays, dtype, axes, work)
-    words = (*arrays, *_ABSENT[len(arrays)], size, 0, 1, 1, 1, 1)
+    words = (*arrays, *_ABSENT[len(arrays)], size, 1, 1, 1, 1, 0)
     return (Launch(body, dtype, words, size, work),)
 
 
@@ -336,7 +340,7 @@ def pack_axes(
     """The same for arrays of any layout that `merged_axes` could describe."""
     absent = _ABSENT[len(arrays)]
     inner = axes[-1]
-    words = [*arrays, *absent, inner[0], len(axes) - 1, *inner[1:], *absent]
+    words = [*arrays, *absent, *inner, *absent, len(axes) - 1]
     for axis in axes[:-1]:
         words += (*axis, *absent)
     return (Launch(body, dtype, words, arrays[-1].size, work),)

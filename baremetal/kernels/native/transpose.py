@@ -72,11 +72,11 @@ def _exchange(builder, rows, bit):
 def transpose_body(lo, hi, args):
     """Strips lo..hi of out, 16 rows each, counted through all matrices.
 
-    Words: 0-1 x out, 2 rows, 3 columns, 5 number of outer axes, 6 x's distance between columns,
-    7 out's distance between rows, 10- the outer axes as in `broadcast.py`.
+    Words: 0-1 x out, 2 rows, 3 columns, 4 x's distance between columns, 5 out's distance between
+    rows, 9- the outer axes as in `broadcast.py`.
     """
     rows, columns, sx, so = (
-        integer(args, 2), integer(args, 3), integer(args, 6), integer(args, 7)
+        integer(args, 2), integer(args, 3), integer(args, 4), integer(args, 5)
     )  # fmt: skip
     strips = (rows + 15) // 16
     for item in range(lo, hi):
@@ -107,7 +107,7 @@ def transposed_copy(x, out, dtype, axes: list[tuple[int, ...]]) -> Sequence[Laun
     rows, _, so = contiguous_in_x[0]
     outer.remove(contiguous_in_x[0])
     strips = -(-rows // STRIP)
-    words = [x, out, rows, columns, 0, len(outer), sx, so, 0, 0]
+    words = [x, out, rows, columns, sx, so, 0, 0, 0, len(outer)]
     matrices = 1
     for axis in outer:
         matrices *= axis[0]
