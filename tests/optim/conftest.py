@@ -1,0 +1,59 @@
+"""What the tests of this room share: refusals, and parameters with gradients of our choice."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from baremetal.autograd import Parameter
+from baremetal.errors import BaremetalError
+
+
+@pytest.fixture
+def refused():
+    """`with refused("word", ...)`: a BaremetalError of one printable line with these words."""
+
+    @contextmanager
+    def check(*words):
+        with pytest.raises(BaremetalError) as caught:
+            yield
+        message = str(caught.value)
+        assert message.isprintable(), message
+        for word in words:
+            assert word in message
+
+    return check
+
+
+@pytest.fixture
+def make_parameters():
+    """`make_parameters(dtype)`: a matrix, a vector, a scalar and a large matrix, with names."""
+
+    def make(dtype=np.float64, shapes=((3, 5), (7,), (), (40, 33)), seed=0):
+        rng = np.random.default_rng(seed)
+        return [
+            Parameter(np.asarray(rng.standard_normal(shape)).astype(dtype), name=f"p{i}")
+            for i, shape in enumerate(shapes)
+        ]
+
+    return make
+
+
+@pytest.fixture
+def give_gradients():
+    """Set every parameter's gradient as backward does: as a sum in its own buffer.
+
+    Returns the gradients as float64 arrays.
+    """
+
+    def give(parameters, seed):
+        rng = np.random.default_rng(seed)
+        gradients = []
+        for parameter in parameters:
+            gradient = np.asarray(rng.standard_normal(parameter.shape)).astype(parameter.dtype)
+            parameter.zero_grad()
+            parameter.add_gradient(gradient, shared=True)
+            gradients.append(gradient.astype(np.float64))
+        return gradients
+
+    return give
