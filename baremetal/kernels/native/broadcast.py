@@ -353,9 +353,12 @@ def merged_axes(arrays: tuple) -> list[tuple[int, ...]] | None:
     where a stride is not a whole number of elements (a field of a structured array).
     """
     shape = arrays[-1].shape
-    strides = [_strides(array, shape) for array in arrays]
-    if None in strides:
-        return None
+    strides = []
+    for array in arrays:
+        own = _strides(array, shape)
+        if own is None:
+            return None
+        strides.append(own)
     axes = [axis for axis in zip(shape, *strides, strict=True) if axis[0] != 1]
     axes.sort(key=itemgetter(-1), reverse=True)
     merged: list[tuple[int, ...]] = []
@@ -370,8 +373,10 @@ def merged_axes(arrays: tuple) -> list[tuple[int, ...]] | None:
 def _strides(array: np.ndarray, shape: tuple[int, ...]) -> list[int] | None:
     """Strides in elements of an array broadcast to this shape; None if they are not whole."""
     item = array.itemsize
+    if any(stride % item for stride in array.strides):
+        return None
     strides = [stride // item for stride in array.strides]
     if array.shape != shape:
         strides = [0 if n == 1 else s for n, s in zip(array.shape, strides, strict=True)]
         strides = [0] * (len(shape) - array.ndim) + strides
-    return strides if all(stride % item == 0 for stride in array.strides) else None
+    return strides

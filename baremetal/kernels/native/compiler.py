@@ -106,11 +106,35 @@ def cached_in_our_folder() -> Iterator[bool]:
         numba.config.CACHE_DIR = before
 
 
+def compile_or_load(make: Callable[[bool], Any]) -> Any:
+    """``make(True)``, which may use the disk cache; ``make(False)`` where that does not work.
+
+    A damaged entry can fail in any way, and a full disk or a folder that has just been deleted
+    can too: then compile and keep nothing. A mistake in the kernel's own source is shown.
+    """
+    with cached_in_our_folder() as cache:
+        try:
+            return make(cache)
+        except numba.errors.NumbaError:
+            raise
+        except Exception:
+            if not cache:
+                raise
+            return make(False)
+
+
 class CompileListeners:
-    """Who wants to know that a kernel is being made ready (a progress bar does)."""
+    """Who wants to know that a kernel is being made ready (a progress bar does).
+
+    Attributes:
+        compiled: how many bodies this process has compiled.
+        loaded: how many it found on disk instead.
+    """
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[str], None]] = []
+        self.compiled = 0
+        self.loaded = 0
 
     @contextlib.contextmanager
     def listen(self, listener: Callable[[str], None]) -> Iterator[None]:
@@ -140,10 +164,11 @@ def compile_body(function: Callable, signature: Any, reassociate: bool) -> Any:
     COMPILING.tell(function.__name__)
     flags = {"contract", "reassoc", "nsz"} if reassociate else {"contract"}
     options = {"error_model": "numpy", "fastmath": flags}
-    with cached_in_our_folder() as cache:
-        try:
-            return numba.cfunc(signature, cache=cache, **options)(function)
-        except numba.errors.NumbaError:
-            raise  # a mistake in the kernel's source: show it
-        except Exception:  # a damaged cache entry can fail in any way: compile without it
-            return numba.cfunc(signature, cache=False, **options)(function)
+    compiled = compile_or_load(
+        lambda cache: numba.cfunc(signature, cache=cache, **options)(function)
+    )
+    if compiled.cache_hits:
+        COMPILING.loaded += 1
+    else:
+        COMPILING.compiled += 1
+    return compiled

@@ -26,7 +26,8 @@ from baremetal.kernels.native.broadcast import (
 from baremetal.kernels.native.transpose import transposed_copy
 from baremetal.kernels.native.vmath import like, select
 
-_MOVED_AS = {4: np.dtype(np.float32), 8: np.dtype(np.float64)}  # bits are copied, not numbers
+# A copy moves bits, so any 4-byte number may travel as a float32.
+_MOVED_AS: dict[int, np.dtype] = {4: np.dtype(np.float32), 8: np.dtype(np.float64)}
 LIBRARY_CALL = 16  # an element through the C library takes about as long as 16 additions
 
 

@@ -24,7 +24,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 
 from baremetal.errors import BaremetalError
-from baremetal.kernels.native.compiler import cached_in_our_folder
+from baremetal.kernels.native.compiler import compile_or_load
 
 PARALLEL_FROM = 16_384  # elements: below this, starting threads costs more than it saves
 
@@ -59,14 +59,15 @@ class ThreadPool:
     def __init__(self) -> None:
         self.threads = numba.get_num_threads()
         self._lock = threading.Lock()
-        with cached_in_our_folder() as cache:
-            self._drive = njit(
+        self._drive = compile_or_load(
+            lambda cache: njit(
                 "void(int64, int64[::1], int64, int64)",
                 parallel=True,
                 nogil=True,
                 error_model="numpy",
                 cache=cache,
             )(_drive)
+        )
 
     @property
     def largest(self) -> int:

@@ -210,12 +210,11 @@ def _pack_sum(x, out, axis, divisor: int) -> Sequence[Launch] | None:
     whole = flat[: pieces * PIECE].reshape(pieces, PIECE)
     rest = flat[pieces * PIECE :].reshape(1, -1)
     sums[pieces] = 0
-    steps = [
-        pack_reduction(sum_body, whole, sums[:pieces], (1,), 1),
-        pack_reduction(sum_body, rest, sums[pieces:], (1,), 1) or (),
-        pack_reduction(sum_body, sums, out, (0,), divisor),
+    return [
+        *(pack_reduction(sum_body, whole, sums[:pieces], (1,), 1) or ()),
+        *(pack_reduction(sum_body, rest, sums[pieces:], (1,), 1) or ()),  # there may be no rest
+        *(pack_reduction(sum_body, sums, out, (0,), divisor) or ()),
     ]
-    return [launch for step in steps for launch in step]
 
 
 @body
