@@ -22,7 +22,12 @@ from baremetal.kernels.kernel import kernel
 def matmul(
     a: np.ndarray, b: np.ndarray, out: np.ndarray, *, alpha: float = 1.0, beta: float = 0.0
 ) -> None:
-    """out (..., m, n) = alpha * a (..., m, k) @ b (..., k, n) + beta * out; batches broadcast."""
+    """out (..., m, n) = alpha * a (..., m, k) @ b (..., k, n) + beta * out; batches broadcast.
+
+    `out` must not overlap `a` or `b`: it is written while they are still being read. The same
+    thread count gives the same bits; another one may not, because BLAS chooses the order of its
+    sums by the size of the part that a thread computes.
+    """
     product = np.matmul(a, b)
     if alpha != 1.0:
         product = product * np.asarray(alpha, product.dtype)

@@ -80,8 +80,8 @@ SCALE, LOWEST, PARTS = 14, 15, 16
 DISTANCES = 17  # three for each array
 SHAPED_LIKE_K = (KEY, VALUE, GRAD_KEY, GRAD_VALUE)
 
-LOWEST_FINITE = {dtype: float(np.finfo(dtype).min) for dtype in FLOATING}
-LONGEST_STEP = 2**31 - 1  # BLAS takes 32-bit sizes
+LOWEST_FINITE = {np.dtype(t): float(np.finfo(t).min) for t in (np.float32, np.float64)}
+LARGEST = 2**31 - 1  # BLAS takes 32-bit sizes
 
 
 @register_jitable(error_model="numpy")
@@ -364,7 +364,7 @@ def _distances(array: np.ndarray, shape: tuple, dtype: np.dtype) -> tuple[int, i
         return None
     if shape[1] == 1:
         positions = row_bytes  # nothing follows the only row, but BLAS checks the distance
-    if not row_bytes <= positions <= LONGEST_STEP * size:
+    if not row_bytes <= positions <= LARGEST * size:
         return None
     return samples // size, positions // size, heads // size
 

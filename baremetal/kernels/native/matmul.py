@@ -3,11 +3,16 @@
 Each thread computes its own part of `out` with one BLAS call per matrix of the batch; no two
 threads write the same element and no sums cross threads. Parts are whole blocks of 16 rows (or
 columns), because BLAS micro-kernels work on tiles of about that size and a ragged edge is slow.
+
+What BLAS can read in place: matrices with one axis contiguous and the other at a regular positive
+distance that does not make rows overlap. Everything else (a negative or zero stride, an empty
+sum, sizes beyond 32 bits) is left to NumPy.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from numba.extending import register_jitable
 
 from baremetal.kernels.native.abi import (
     FLOATING,
@@ -18,53 +23,78 @@ from baremetal.kernels.native.abi import (
     pointer,
     scalar,
 )
-from baremetal.kernels.native.blas import gemm
+from baremetal.kernels.native.blas import gemm, gemv
 
 BLOCK = 16  # rows or columns that are never split between threads
-BATCH_AXES = 4  # leading dimensions after merging; more than four are left to NumPy
 MACS_PER_ELEMENT = 16  # BLAS does about this many multiply-adds in the time of one copied element
+BATCH_AXES = 4  # leading dimensions; more than four are left to NumPy
+BATCH = 15  # the word where the batch begins
+READY_MADE = {0.0: 0, 1.0: 0x3FF0_0000_0000_0000}  # bit patterns that need no conversion
+LARGEST = 2**31 - 1  # BLAS takes 32-bit sizes
 
 
-@body
-def matmul_body(lo, hi, args):
-    """Blocks lo..hi of  C = alpha op(A) op(B) + beta C,  counted through all matrices.
+@register_jitable(error_model="numpy")
+def _blocks_of_one(args, a, b, c, lo, hi):
+    """Blocks lo..hi of C = alpha op(A) op(B) + beta C for matrices that start at a, b, c.
 
     Words: 0-2 A B C, 3-5 m n k, 6-7 transposed? of A B, 8-10 row distances of A B C,
-    11 alpha, 12 beta, 13 split columns?, 14 blocks per matrix, 15 bias (or 0),
-    16-19 batch shape, 20-23 24-27 28-31 batch strides of A B C in elements.
+    11 alpha, 12 beta, 13 split columns?, 14 bias (or 0).
     """
     m, n, k = integer(args, 3), integer(args, 4), integer(args, 5)
     ta, tb = integer(args, 6) != 0, integer(args, 7) != 0
     lda, ldb, ldc = integer(args, 8), integer(args, 9), integer(args, 10)
+    row, column, rows, columns = 0, 0, m, n
+    if integer(args, 13) != 0:
+        column = lo * BLOCK
+        columns = min(hi * BLOCK, n) - column
+    else:
+        row = lo * BLOCK
+        rows = min(hi * BLOCK, m) - row
+    a = offset(a, row if ta else row * lda)
+    b = offset(b, column * ldb if tb else column)
+    c = offset(c, row * ldc + column)
+    if integer(args, 14) != 0:
+        bias = offset(pointer(args, 14), column)
+        for i in range(rows):
+            for j in range(columns):
+                c[i * ldc + j] = bias[j]
     alpha, beta = scalar(args, 11), scalar(args, 12)
-    by_columns, blocks = integer(args, 13) != 0, integer(args, 14)
-    has_bias, bias = integer(args, 15) != 0, pointer(args, 15)
+    if m == 1:
+        gemv(not tb, columns, k, alpha, b, ldb, a, lda if ta else 1, beta, c)
+    else:
+        gemm(ta, tb, rows, columns, k, alpha, a, lda, b, ldb, beta, c, ldc)
+
+
+@body
+def matmul_body(lo, hi, args):
+    """Blocks lo..hi of one product."""
+    _blocks_of_one(args, pointer(args, 0), pointer(args, 1), pointer(args, 2), lo, hi)
+
+
+@body
+def batched_matmul_body(lo, hi, args):
+    """Blocks lo..hi, counted through all matrices of a batch.
+
+    Words: 15 blocks per matrix, 16-19 batch shape, 20-23 24-27 28-31 batch strides of A B C.
+    """
+    blocks = integer(args, BATCH)
     item = lo
     while item < hi:
-        # One BLAS call takes all blocks of this matrix that are ours: first..last.
+        # One BLAS call takes all blocks of this matrix that are ours.
         matrix = item // blocks
-        first = (item - matrix * blocks) * 16
-        last = min((hi - matrix * blocks) * 16, n if by_columns else m)
-        item = (matrix + 1) * blocks
-        # Where this matrix of the batch starts in A, B and C.
-        a_at, b_at, c_at, rest = 0, 0, 0, matrix
-        for axis in range(3, -1, -1):
-            index = rest % integer(args, 16 + axis)
-            rest = rest // integer(args, 16 + axis)
-            a_at += index * integer(args, 20 + axis)
-            b_at += index * integer(args, 24 + axis)
-            c_at += index * integer(args, 28 + axis)
-        row, column, rows, columns = first, 0, last - first, n
-        if by_columns:
-            row, column, rows, columns = 0, first, m, last - first
-        a = offset(pointer(args, 0), a_at + (row if ta else row * lda))
-        b = offset(pointer(args, 1), b_at + (column * ldb if tb else column))
-        c = offset(pointer(args, 2), c_at + row * ldc + column)
-        if has_bias:
-            for i in range(rows):
-                for j in range(columns):
-                    c[i * ldc + j] = bias[column + j]
-        gemm(ta, tb, rows, columns, k, alpha, a, lda, b, ldb, beta, c, ldc)
+        end = min(hi, (matrix + 1) * blocks)
+        a, b, c, rest = 0, 0, 0, matrix
+        for axis in range(BATCH + BATCH_AXES, BATCH, -1):
+            index = rest % integer(args, axis)
+            rest = rest // integer(args, axis)
+            a += index * integer(args, axis + BATCH_AXES)
+            b += index * integer(args, axis + 2 * BATCH_AXES)
+            c += index * integer(args, axis + 3 * BATCH_AXES)
+        _blocks_of_one(
+            args, offset(pointer(args, 0), a), offset(pointer(args, 1), b),
+            offset(pointer(args, 2), c), item - matrix * blocks, end - matrix * blocks,
+        )  # fmt: skip
+        item = end
 
 
 def matmul(a, b, out, *, alpha=1.0, beta=0.0):
@@ -74,60 +104,76 @@ def matmul(a, b, out, *, alpha=1.0, beta=0.0):
 
 def linear(x, weight, bias, out):
     """Pack ``out = x @ weight.T + bias``."""
+    if bias.shape != out.shape[1:] or bias.dtype != out.dtype or not bias.flags.c_contiguous:
+        return None
     return _product(x, weight.T, out, bias, 1.0, 1.0)
 
 
 def _product(a, b, out, bias, alpha, beta) -> Sequence[Launch] | None:
-    layouts = [_layout(matrix) for matrix in (a, b, out)]
-    batch = _batch(a, b, out)
-    same_dtype = a.dtype == b.dtype == out.dtype and out.dtype in FLOATING
-    if not same_dtype or None in layouts or layouts[2][0] or batch is None:
+    dtype = out.dtype
+    if a.dtype != dtype or b.dtype != dtype or dtype not in FLOATING:
         return None
-    if bias is not None and not (bias.flags.c_contiguous and bias.dtype == out.dtype):
+    m, n = out.shape[-2:]
+    k = a.shape[-1]
+    if a.shape[-2] != m or b.shape[-2] != k or b.shape[-1] != n or k == 0:
+        return None  # NumPy says what does not fit, and what an empty sum is
+    if m > LARGEST or n > LARGEST or k > LARGEST:
         return None
-    (ta, lda), (tb, ldb), (_, ldc) = layouts
-    m, k = a.shape[-2:]
-    n = b.shape[-1]
-    if k == 0:
-        return None  # an empty sum: BLAS refuses a row distance of 0, NumPy knows the answer
+    in_a, in_b, in_out = _layout(a, m, k), _layout(b, k, n), _layout(out, m, n)
+    if in_a is None or in_b is None or in_out is None or in_out[0]:
+        return None
+    (ta, lda), (tb, ldb), ldc = in_a, in_b, in_out[1]
     by_columns = n > m
-    blocks = -(-(n if by_columns else m) // BLOCK)
-    shape, strides = batch
-    matrices = int(np.prod(shape))
+    blocks = ((n if by_columns else m) + BLOCK - 1) // BLOCK
     words = [
-        a, b, out, m, n, k, ta, tb, lda, ldb, ldc, float(alpha), float(beta), by_columns, blocks,
-        0 if bias is None else bias, *shape, *strides,
+        a, b, out, m, n, k, ta, tb, lda, ldb, ldc,
+        READY_MADE.get(alpha, float(alpha)), READY_MADE.get(beta, float(beta)),
+        1 if by_columns else 0,
+        0 if bias is None else bias,
     ]  # fmt: skip
-    items = matrices * blocks if out.size else 0
-    work = out.size * k // MACS_PER_ELEMENT // max(items, 1)
-    return [Launch(matmul_body, out.dtype, words, items, work)]
+    work = out.size * k // MACS_PER_ELEMENT  # of the whole launch
+    if out.ndim == a.ndim == b.ndim == 2:
+        return (Launch(matmul_body, dtype, words, blocks if n else 0, work // (blocks or 1)),)
+    batch = _batch(a, b, out)
+    if batch is None:
+        return None
+    items = blocks * (out.size // (m * n)) if out.size else 0
+    words += (blocks, *batch)
+    return (Launch(batched_matmul_body, dtype, words, items, work // (items or 1)),)
 
 
-def _layout(matrix: np.ndarray) -> tuple[bool, int] | None:
+def _layout(matrix: np.ndarray, rows: int, columns: int) -> tuple[int, int] | None:
     """(transposed?, distance between rows in elements) as BLAS wants it, or None if neither."""
-    rows, columns = matrix.shape[-2:]
+    if matrix.flags.c_contiguous:
+        return 0, columns
     step = matrix.itemsize
     row, column = matrix.strides[-2:]
-    if (column == step or columns == 1) and (row >= columns * step or rows == 1):
-        return (False, max(row // step, columns, 1)) if rows > 1 else (False, max(columns, 1))
-    if (row == step or rows == 1) and (column >= rows * step or columns == 1):
-        return (True, max(column // step, rows, 1)) if columns > 1 else (True, max(rows, 1))
+    if column == step or columns == 1:
+        if rows == 1:
+            return 0, columns  # nothing follows the only row: any distance will do
+        if columns * step <= row <= LARGEST * step and row % step == 0:
+            return 0, row // step
+    if row == step or rows == 1:
+        if columns == 1:
+            return 1, rows
+        if rows * step <= column <= LARGEST * step and column % step == 0:
+            return 1, column // step
     return None
 
 
-def _batch(a, b, out) -> tuple[list[int], list[int]] | None:
-    """Shape of the batch padded to four axes, and the strides of a, b, out in it (elements)."""
+def _batch(a, b, out) -> list[int] | None:
+    """Shape of the batch padded to four axes, then the strides of a, b, out in it (elements)."""
     shape = out.shape[:-2]
     if len(shape) > BATCH_AXES:
         return None
-    padding = BATCH_AXES - len(shape)
-    strides: list[int] = []
+    words = [1] * (BATCH_AXES - len(shape)) + list(shape)
     for array in (a, b, out):
-        full = [0] * (len(shape) - (array.ndim - 2)) + list(array.strides[:-2])
-        sizes = [1] * (len(shape) - (array.ndim - 2)) + list(array.shape[:-2])
-        # A dimension of size 1 is broadcast: its index may grow, its address may not.
-        steps = [
-            0 if size == 1 else s // array.itemsize for s, size in zip(full, sizes, strict=True)
-        ]
-        strides += [0] * padding + steps
-    return [1] * padding + list(shape), strides
+        steps = [0] * BATCH_AXES
+        for axis in range(-array.ndim, -2):
+            size, stride = array.shape[axis], array.strides[axis]
+            if size != 1:  # a size of 1 is broadcast: its index grows, its address does not
+                if -axis > out.ndim or size != out.shape[axis] or stride % array.itemsize:
+                    return None
+                steps[axis + 2] = stride // array.itemsize
+        words += steps
+    return words
