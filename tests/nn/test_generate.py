@@ -66,6 +66,13 @@ def test_what_is_kept_is_likeliest_enough_and_no_more(logits, temperature, top_k
     assert pool[: len(tokens)].sum() >= top_p - 1e-9
 
 
+def test_of_many_equals_the_lowest_numbers_stay():
+    logits = np.tile([0.0, 1.0, 0.5], 200)
+    tokens, probabilities = next_token_distribution(logits, top_k=40)
+    assert tokens.tolist() == list(range(1, 120, 3))
+    np.testing.assert_allclose(probabilities, 1 / 40)
+
+
 def test_tokens_are_drawn_as_often_as_their_probability_says():
     rng = np.random.default_rng(0)
     draws = 4000

@@ -318,8 +318,9 @@ def test_every_misfit_is_named(tensors, settings, kind, one, norm):
 
 def test_a_missing_layer_is_missing_and_a_wild_number_is_no_layer():
     kept = {name: array for name, array in GPT2.items() if ".h.0." not in name}
-    with pytest.raises(StateError, match=r"missing 'h\.0\.ln_1\.weight'"):
+    with pytest.raises(StateError, match=r"missing 'h\.0\.ln_1\.weight'") as caught:
         from_hugging_face(kept, heads=2)
+    assert "h.1." not in str(caught.value)
     wild = {**GPT2, "transformer.h.999999999999.ln_1.weight": np.ones(8)}
     with pytest.raises(StateError, match=r"unexpected 'h\.999999999999\.ln_1\.weight'"):
         from_hugging_face(wild, heads=2)

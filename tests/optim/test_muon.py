@@ -29,6 +29,7 @@ def test_singular_values_come_into_the_band_and_directions_stay(shape, size, dty
     given = x.copy()
     y = orthogonalise(CPU, x)
     assert (y.shape, y.dtype) == (x.shape, x.dtype)
+    assert y.flags.c_contiguous
     assert np.array_equal(x, given)
     found = np.linalg.svd(y.astype(np.float64), compute_uv=False)
     assert found.min() > 0.68
