@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from baremetal.errors import BaremetalError
-
-HELD_BACK = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # settings that slow our BLAS but no peer's
+from baremetal.kernels.native.blas_library import HELD_BACK_BY
 
 
 class Contender:
@@ -66,8 +65,8 @@ class Contender:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """What every contender sees: the same thread count, and no held-back BLAS."""
-    kept = {name: value for name, value in os.environ.items() if name not in HELD_BACK}
+    """What every contender sees: the same thread count, and no settings that slow our BLAS alone."""
+    kept = {name: value for name, value in os.environ.items() if name not in HELD_BACK_BY}
     return {**kept, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 

@@ -6,16 +6,14 @@ work.
 """
 
 import importlib.metadata
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from baremetal.bench.contender import HELD_BACK
 from baremetal.bench.machine import processor_name, usable_cores
 
 PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "ml-dtypes", "tyro", "matplotlib")
@@ -34,7 +32,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Run every check; one that breaks becomes a failure, not a crash."""
     findings: list[Finding] = []
-    for check in (_system, _versions, _environment, _blas, _threads, _cache, _kernels, _speed):
+    for check in (_system, _versions, _blas, _threads, _cache, _kernels, _speed):
         try:
             findings += check()
         except Exception as error:
@@ -60,29 +58,18 @@ def _versions() -> Iterable[Finding]:
     yield Finding("packages", ", ".join(versions))
 
 
-def _environment() -> Iterable[Finding]:
-    for name in HELD_BACK:
-        if name in os.environ:
-            yield Finding(
-                name,
-                f"set to '{os.environ[name]}'",
-                "warning",
-                f"it overrides what BLAS would choose for this processor: unset {name}",
-            )
-
-
 def _blas() -> Iterable[Finding]:
-    from baremetal.kernels.native.blas import blas_report
+    from baremetal.kernels.native import blas  # noqa: F401  limits SciPy's to one thread
+    from baremetal.kernels.native.blas_library import blas_report
 
-    report = blas_report()
-    for user in ("scipy", "numpy"):
-        yield Finding(f"BLAS of {user}", _describe(report.get(user)))
-
-
-def _describe(library: Any) -> str:
-    if not isinstance(library, dict):
-        return "not recognised (its core type and threads cannot be told)"
-    return ", ".join(f"{key} {value}" for key, value in library.items() if value not in (None, ""))
+    for package, library in blas_report().items():
+        core = library["architecture"] or "unknown core type"
+        found = (
+            f"{library['library']} {library['version'] or ''}, {core}, "
+            f"{library['threads'] or '?'} threads, {library['path'] or 'no file'}"
+        )
+        warning = library["warning"]
+        yield Finding(f"BLAS of {package}", found, "warning" if warning else "good", warning)
 
 
 def _threads() -> Iterable[Finding]:

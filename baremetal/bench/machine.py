@@ -26,7 +26,8 @@ def usable_cores() -> int:
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, system, Python, and every BLAS with its core type."""
-    from baremetal.kernels.native.blas import blas_report
+    from baremetal.kernels.native import blas  # noqa: F401  limits SciPy's to one thread
+    from baremetal.kernels.native.blas_library import blas_report
 
     return {
         "processor": processor_name(),
@@ -35,3 +36,13 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "blas": blas_report(),
     }
+
+
+def machine_lines(machine: dict[str, Any]) -> list[str]:
+    """`describe_machine` as lines to print under a table."""
+    lines = [f"on {machine['processor']}, {machine['cores']} cores, Python {machine['python']}"]
+    for package, library in machine["blas"].items():
+        core = library["architecture"] or "unknown core type"
+        version = library["version"] or ""
+        lines.append(f"BLAS of {package}: {library['library']} {version}, {core}")
+    return lines

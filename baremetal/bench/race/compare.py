@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from baremetal.bench.contender import Contender, check_peer
-from baremetal.bench.machine import describe_machine
+from baremetal.bench.machine import describe_machine, machine_lines
 from baremetal.trace.tables import table
 
 CONTENDERS = ("baremetal", "torch")
@@ -69,13 +69,12 @@ def race_table(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     columns = ["contender", "steps and evaluations", "validation loss", "time / ours"]
-    machine = result["machine"]
     return "\n".join(
         [
             f"the default run, {result['steps']} steps, {result['threads']} threads, in turns",
             "",
             table(rows, columns),
             "",
-            f"on {machine['processor']}, {machine['cores']} cores, Python {machine['python']}",
+            *machine_lines(result["machine"]),
         ]
     )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from baremetal.bench.machine import machine_lines
 from baremetal.trace.tables import table
 from baremetal.trace.units import format_rate, format_seconds
 
@@ -19,7 +20,6 @@ def step_table(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     columns = ["contender", "median step", "best step", "tokens/s", "median / ours"]
-    machine = result["machine"]
     flops = result["gemm_rate_flops"] * result["gemm_share"]
     return "\n".join(
         [
@@ -29,7 +29,6 @@ def step_table(result: dict[str, Any]) -> str:
             "",
             f"ours: {format_rate(flops)} = {result['gemm_share']:.0%} of NumPy's matrix-product "
             f"rate here ({format_rate(result['gemm_rate_flops'])})",
-            f"on {machine['processor']}, {machine['cores']} cores, Python {machine['python']}",
-            *(f"BLAS of {user}: {what}" for user, what in machine["blas"].items()),
+            *machine_lines(result["machine"]),
         ]
     )
