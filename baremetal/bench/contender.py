@@ -65,7 +65,7 @@ class Contender:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """What every contender sees: the same thread count, and no settings that slow our BLAS alone."""
+    """What all contenders see: one thread count, and no settings that slow our BLAS alone."""
     kept = {name: value for name, value in os.environ.items() if name not in HELD_BACK_BY}
     return {**kept, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 

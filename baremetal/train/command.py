@@ -72,9 +72,12 @@ def train(
 
 
 def _use_threads(threads: int) -> None:
-    if threads:
-        from baremetal.kernels.native.pool import POOL
+    """Give the kernels their threads; this process is ours, so a shared BLAS gets one too."""
+    from baremetal.kernels.native.blas_library import limit_shared_blas
+    from baremetal.kernels.native.pool import POOL
 
+    limit_shared_blas()
+    if threads:
         POOL.set_threads(threads)
 
 
