@@ -3,9 +3,10 @@
 from baremetal.nn.attention import CausalSelfAttention
 from baremetal.nn.cache import KeyValueCache
 from baremetal.nn.experts import Experts
-from baremetal.nn.generate import choose_token, generate
+from baremetal.nn.generate import choose_token, generate, next_token_distribution
 from baremetal.nn.gpt import GPT, Block, GPTConfig
 from baremetal.nn.grok import Grok, GrokConfig
+from baremetal.nn.huggingface import from_hugging_face, to_hugging_face
 from baremetal.nn.language_model import LanguageModel, LanguageModelConfig
 from baremetal.nn.layers import Dropout, DropoutState, Embedding, LayerNorm, Linear, RMSNorm
 from baremetal.nn.llama import Llama, LlamaConfig
@@ -36,5 +37,8 @@ __all__ = [
     "StateError",
     "SwiGLU",
     "choose_token",
+    "from_hugging_face",
     "generate",
+    "next_token_distribution",
+    "to_hugging_face",
 ]

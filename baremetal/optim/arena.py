@@ -88,8 +88,8 @@ class ParameterArena:
         """
         for place, view, grad in zip(self.places, self._views, self._grad_views, strict=True):
             parameter = place.parameter
-            if parameter.data is not view or not parameter.requires_grad:
-                raise _lost(parameter, frozen=not parameter.requires_grad)
+            if parameter.data is not view or not parameter.tracked:
+                raise _lost(parameter, frozen=not parameter.tracked)
             if not parameter.has_gradient:
                 self.device.launch(fill, grad, value=0.0)
             elif parameter.gradient_target() is not grad:
