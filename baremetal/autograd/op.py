@@ -42,7 +42,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from baremetal.autograd.device import Device
-from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.mode import grad_enabled
 from baremetal.autograd.promotion import common_dtype, needs_floating, to_array
 from baremetal.autograd.tape import OUTPUT, Guard, Node, Version
@@ -316,6 +315,3 @@ def op(
 def registry() -> dict[str, Op]:
     """All operations declared so far, by name (a copy)."""
     return dict(_REGISTRY)
-
-
-__all__ = ["AutogradError", "Context", "Op", "Rule", "op", "owner", "registry"]

@@ -34,6 +34,7 @@ def test_memory_comes_back_when_the_last_view_is_gone():
     del view
     again = pool.empty(LARGE, FLOAT)
     assert again.__array_interface__["data"][0] == address
+    assert pool.free_bytes == 0  # it came from the pool, not from the system
     del again, other
     assert pool.used_bytes == 0
     assert pool.free_bytes > 0

@@ -84,6 +84,38 @@ def test_gradients_passed_on_through_views_are_not_added_into_twice():
     np.testing.assert_array_equal(x.grad.numpy(), np.full((2, 3), 7.0))
 
 
+def both_ways_of_sharing():
+    """Two ways in which one array becomes the gradient of two values, x0 and y0."""
+
+    def by_view(x0, y0):
+        return x0.reshape(9).reshape(3, 3) + y0  # + hands out its cotangent twice
+
+    def by_rule(x0, y0):
+        twin = Op(twice, False, None, (), True)
+        twin.vjp("a", "b")(lambda ctx, grad: (grad + 0,) * 2)  # new memory, handed out twice
+        return twin(x0, y0)
+
+    return [by_view, by_rule]
+
+
+@pytest.mark.parametrize("combine", both_ways_of_sharing())
+def test_blas_does_not_add_into_what_another_value_still_needs(combine):
+    x, y, weight = leaf(3, 3), leaf(3, 3), leaf(3, 3)
+    x0, y0 = x * 1.0, y * 1.0
+    late = ops.linear(x0, weight)  # its rule adds into x0's gradient, if that is x0's alone
+    (late + combine(x0, y0)).backward(np.ones((3, 3)))
+    np.testing.assert_array_equal(y.grad.numpy(), np.ones((3, 3)))
+    np.testing.assert_allclose(x.grad.numpy(), 1 + np.tile(weight.numpy().sum(0), (3, 1)))
+
+
+def test_leaves_do_not_share_the_memory_of_their_gradients():
+    x, y = leaf(2), leaf(2)
+    (x + y).sum().backward()
+    (x * 2).sum().backward()
+    assert x.grad.tolist() == [3.0, 3.0]
+    assert y.grad.tolist() == [1.0, 1.0]
+
+
 def test_saved_values_survive_a_rule_that_returns_them():
     """d(a·b)/da = b·g. A careless rule may return the saved b itself: it must not be added into."""
     careless = Op(lambda ctx, a, b: _product(ctx, a, b), False, None, (), True)
@@ -94,6 +126,10 @@ def test_saved_values_survive_a_rule_that_returns_them():
     (careless(inner, b) + inner * 5.0).backward(np.ones(2, np.float32))
     assert b.tolist() == [3.0, 4.0]
     assert x.grad.tolist() == [8.0, 9.0]
+    inner = x * 1.0
+    # This time its cotangent belongs to it alone, and the second gradient of inner is a view.
+    (inner.reshape(2, 1).reshape(2) + careless(inner, b) * 1.0).backward(np.ones(2, np.float32))
+    assert b.tolist() == [3.0, 4.0]
 
 
 def _product(ctx, a, b):
@@ -170,12 +206,13 @@ def test_a_gradient_buffer_is_overwritten_by_the_first_and_added_to_by_the_next(
 
 def test_one_parameter_as_two_inputs_of_one_rule():
     """layer_norm(x, w, w): the rule yields both gradients at once, for one piece of memory."""
-    x = RNG.standard_normal((4, 3))
-    first, second, both = (Parameter(np.ones(3)) for _ in range(3))
-    ops.layer_norm(Tensor(x), first, second).sum().backward()
+    device = Device(kernels="reference")  # these overwrite; the compiled one adds as it goes
+    x = Tensor(RNG.standard_normal((4, 3)), device=device)
+    first, second, both = (Parameter(np.ones(3), device=device) for _ in range(3))
+    ops.layer_norm(x, first, second).sum().backward()
     both.use_grad_buffer(np.full(3, np.nan))
     for times in (1, 2):
-        ops.layer_norm(Tensor(x), both, both).sum().backward()
+        ops.layer_norm(x, both, both).sum().backward()
         expected = times * (first.grad.numpy() + second.grad.numpy())
         np.testing.assert_allclose(both.grad.numpy(), expected, rtol=1e-12, atol=1e-12)
 
@@ -284,6 +321,43 @@ def test_a_kernel_that_yields_both_kinds_keeps_the_weights_for_later():
         results.append(grads([q, k, v]))
     for at_once, paid in zip(*results, strict=True):
         np.testing.assert_array_equal(at_once, paid)
+
+
+def test_a_norm_with_a_computed_bias_keeps_its_weight_for_later():
+    """One rule yields the gradients of a parameter and of an activation."""
+    results = []
+    for defer in (False, True):
+        rng = np.random.default_rng(2)
+        weight, x = Parameter(rng.standard_normal(3)), Tensor(rng.standard_normal(3), True)
+        weight.use_grad_buffer(np.full(3, np.nan))
+        out = ops.layer_norm(rng.standard_normal((4, 3)), weight, x * 2) * weight
+        owed = out.backward(rng.standard_normal((4, 3)), defer_weights=defer)
+        if defer:
+            assert not weight.has_gradient
+            assert x.has_gradient
+            owed.pay()
+        results.append(grads([weight, x]))
+    for at_once, paid in zip(*results, strict=True):
+        np.testing.assert_array_equal(at_once, paid)
+
+
+def test_the_product_for_a_transposed_weight_is_deferred_too():
+    """A view of a parameter is a weight: its matrix product must wait, not only the transpose."""
+    device = Device()
+    weight = Parameter(np.ones((2, 3)), device=device)
+    x = Tensor(np.ones((4, 3)), requires_grad=True, device=device)
+    loss = (x @ weight.T).sum()
+    names = []
+
+    def listener(run, kernel, arrays, attributes):
+        names.append(kernel.name)
+        run()
+
+    with device.listen(listener):
+        owed = loss.backward(defer_weights=True)
+        assert names.count("matmul") == 1
+        owed.pay()
+        assert names.count("matmul") == 2
 
 
 def test_two_microbatches_can_be_owed_at_the_same_time():
@@ -541,6 +615,14 @@ def test_a_changed_output_is_named_and_unneeded_values_may_change():
         x += 1
     z.sum().backward()
     assert x.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_changed_value_that_was_saved_as_a_view_is_named():
+    x = Tensor(np.ones((2, 3, 4)))
+    y = ops.linear(x, leaf(5, 4))  # saves x as (6, 4)
+    x += 1
+    with pytest.raises(AutogradError, match=r"'linear' saved its input 'x' \(shape \(2, 3, 4\)\)"):
+        y.sum().backward()
 
 
 def test_a_change_before_the_use_is_no_harm():

@@ -83,7 +83,7 @@ def _attend(ctx: Context, q, k, v, out: np.ndarray, scale: float) -> np.ndarray:
 def _split(packed: np.ndarray, heads: int, kv_heads: int) -> tuple[np.ndarray, ...]:
     """Views (B,T,H,D), (B,T,K,D), (B,T,K,D) of a packed array."""
     slots = heads + 2 * kv_heads
-    if packed.ndim != 3 or packed.shape[-1] % slots or heads % kv_heads:
+    if packed.ndim != 3 or kv_heads < 1 or packed.shape[-1] % slots or heads % kv_heads:
         raise BaremetalError(
             f"causal_attention_packed: qkv {packed.shape} with {heads} heads and {kv_heads} "
             f"key-value heads: expected (B, T, width) with the width a multiple of {slots}, and "
