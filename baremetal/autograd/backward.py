@@ -139,29 +139,40 @@ class _Sweep:
 
     def _accumulate(self, node: Node, rule: Rule, context: Context, grad: np.ndarray) -> None:
         """A rule that can add into memory it is given: let it, where that memory is ours."""
-        parents = [node.parents[position] for position in rule.inputs]
-        into: list[np.ndarray | None] = []
-        beta: list[float] = []
-        for parent in parents:
-            target, factor = self._target(parent)
-            if any(target is other for other in into):  # one parameter as two inputs
-                target, factor = None, 0.0
-            into.append(target)
-            beta.append(factor)
-        if len(parents) == 1:
-            results = (rule.function(context, grad, into[0], beta[0]),)
-        else:
-            results = rule.function(context, grad, into, beta)
-        for position, parent, target, result in zip(
-            rule.inputs, parents, into, results, strict=True
-        ):
-            if parent is None:
-                continue
-            if target is None:
-                _check_result(node, position, parent, result)
-                self.receive(node, parent, result, context, shared=False)
-            elif not isinstance(parent, Node):
-                parent.set_gradient(target)
+        if len(rule.inputs) == 1:
+            parent = node.parents[rule.inputs[0]]
+            into, beta = self._target(parent)
+            result = rule.function(context, grad, into, beta)
+            self._accumulated(node, rule.inputs[0], result, into, context)
+            return
+        targets: list[np.ndarray | None] = []
+        betas: list[float] = []
+        for position in rule.inputs:
+            into, beta = self._target(node.parents[position])
+            if any(into is other for other in targets):  # one parameter as two inputs
+                into, beta = None, 0.0
+            targets.append(into)
+            betas.append(beta)
+        results = rule.function(context, grad, targets, betas)
+        for position, into, result in zip(rule.inputs, targets, results, strict=True):
+            if node.parents[position] is not None:
+                self._accumulated(node, position, result, into, context)
+
+    def _accumulated(
+        self,
+        node: Node,
+        position: int,
+        result: np.ndarray,
+        into: np.ndarray | None,
+        context: Context,
+    ) -> None:
+        """Enter what such a rule computed, `into` our memory or into its own."""
+        parent = node.parents[position]
+        if into is None:
+            _check_result(node, position, parent, result)
+            self.receive(node, parent, result, context, shared=False)
+        elif not isinstance(parent, Node):
+            parent.set_gradient(into)
 
     def _target(self, parent: Any) -> tuple[np.ndarray | None, float]:
         """Memory of ours that a gradient may go into, and the factor for what lies in it."""

@@ -15,13 +15,13 @@ this by one arena planned beforehand.)
 
 import ctypes
 import math
-from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 POOLED_FROM_BYTES = 32 * 1024  # smaller arrays come faster from NumPy's own small-object cache
 ALIGNMENT_BYTES = 64  # a cache line, and an AVX-512 register
+REMEMBERED_SHAPES = 10_000  # generation meets a new one with every token
 
 
 class _Memory(NamedTuple):
@@ -31,27 +31,25 @@ class _Memory(NamedTuple):
     address: int
 
 
-class _Block:
-    """Lends one piece of memory to an array and all its views; gives it back when they are gone.
+class _SizeClass:
+    """Memory of one size: the pieces that are free, and the type of block that lends them.
 
-    Concrete classes come from `_block_class`: the size of a ctypes array is part of its type.
-    ctypes, because it is the cheapest object NumPy accepts as memory that also has a destructor.
+    The blocks are ctypes arrays, because that is the cheapest object NumPy accepts as memory that
+    also has a destructor; their size is part of their type.
     """
 
-    __slots__ = ()
-    pool: "MemoryPool"
-    memory: _Memory
+    def __init__(self, pool: "MemoryPool", size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.free: list[_Memory] = []
 
-    def __del__(self) -> None:
-        self.pool.give_back(self.memory, ctypes.sizeof(self))  # type: ignore[arg-type]
+        def give_back(block: Any) -> None:
+            pool.give_back(self, block.memory)
 
-
-def _block_class(size_bytes: int) -> type:
-    attributes = {"__slots__": ("memory", "pool")}
-    return type("Block", (_Block, ctypes.c_char * size_bytes), attributes)
+        attributes = {"__slots__": ("memory",), "__del__": give_back}
+        self.block: Any = type("Block", (ctypes.c_char * size_bytes,), attributes)
 
 
-def size_class(size_bytes: int) -> int:
+def rounded_size(size_bytes: int) -> int:
     """The rounded-up size in bytes: 8, 9, ... 15 eighths of a power of two."""
     step = 1 << max(size_bytes.bit_length() - 4, 0)
     return -(-size_bytes // step) * step
@@ -69,47 +67,64 @@ class MemoryPool:
         self.used_bytes = 0  # in live pooled arrays
         self.peak_bytes = 0  # the largest `used_bytes` since `reset_peak`
         self.free_bytes = 0
-        self._free: defaultdict[int, list[_Memory]] = defaultdict(list)
-        self._classes: dict[int, type] = {}
+        self._classes: dict[int, _SizeClass] = {}
+        # The same few shapes are asked for again and again: remember the class of each.
+        self._class_of: dict[tuple, _SizeClass | None] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An uninitialised C-contiguous array; large ones are 64-byte aligned and recycled."""
-        size_bytes = math.prod(shape) * dtype.itemsize
-        if size_bytes < POOLED_FROM_BYTES:
+        try:
+            size_class = self._class_of[shape, dtype]
+        except KeyError:
+            size_class = self._find_class(shape, dtype)
+        if size_class is None:
             return np.empty(shape, dtype)
-        size_bytes = size_class(size_bytes)
-        block_class = self._classes.get(size_bytes)
-        if block_class is None:
-            block_class = self._classes[size_bytes] = _block_class(size_bytes)
-        memory = self._take(size_bytes)
-        block = block_class.from_address(memory.address)  # type: ignore[attr-defined]
-        block.memory, block.pool = memory, self
-        return np.ndarray(shape, dtype, block)
-
-    def _take(self, size_bytes: int) -> _Memory:
+        size_bytes = size_class.size_bytes
         self.used_bytes += size_bytes
         if self.used_bytes > self.peak_bytes:
             self.peak_bytes = self.used_bytes
-        free = self._free[size_bytes]
-        if free:
+        if size_class.free:
             self.free_bytes -= size_bytes
-            return free.pop()
-        owner = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
-        address = owner.__array_interface__["data"][0]
-        return _Memory(owner, -(-address // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
+            memory = size_class.free.pop()
+        else:
+            memory = _from_system(size_bytes)
+        block = size_class.block.from_address(memory.address)
+        block.memory = memory
+        return np.ndarray(shape, dtype, block)
 
-    def give_back(self, memory: _Memory, size_bytes: int) -> None:
+    def _find_class(self, shape: tuple[int, ...], dtype: np.dtype) -> _SizeClass | None:
+        size_bytes = math.prod(shape) * dtype.itemsize
+        size_class = None
+        if size_bytes >= POOLED_FROM_BYTES:
+            size_bytes = rounded_size(size_bytes)
+            size_class = self._classes.get(size_bytes)
+            if size_class is None:
+                size_class = self._classes[size_bytes] = _SizeClass(self, size_bytes)
+        if len(self._class_of) >= REMEMBERED_SHAPES:
+            self._class_of.clear()
+        self._class_of[shape, dtype] = size_class
+        return size_class
+
+    def give_back(self, size_class: _SizeClass, memory: _Memory) -> None:
         """Called by a block when its last array is gone."""
+        size_bytes = size_class.size_bytes
         self.used_bytes -= size_bytes
         if self.free_bytes + size_bytes <= self.keep_bytes:
             self.free_bytes += size_bytes
-            self._free[size_bytes].append(memory)
+            size_class.free.append(memory)
 
     def release(self) -> None:
         """Return all unused memory to the system."""
-        self._free.clear()
+        for size_class in self._classes.values():
+            size_class.free.clear()
         self.free_bytes = 0
 
     def reset_peak(self) -> None:
         """Start a new measurement of `peak_bytes`."""
         self.peak_bytes = self.used_bytes
+
+
+def _from_system(size_bytes: int) -> _Memory:
+    owner = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
+    address = owner.__array_interface__["data"][0]
+    return _Memory(owner, -(-address // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)

@@ -247,21 +247,30 @@ def _guards(saved, inputs, arrays, output, version) -> list[Guard]:
     """Which of the saved arrays are tensors' memory, and at which version."""
     guards = []
     for array in saved:
-        if array is None:
-            continue
-        if array is output:
+        position = None if array is None else _whose(array, arrays, output)
+        if position == OUTPUT:
             guards.append((version, version.count, OUTPUT))
-            continue
-        for position, candidate in enumerate(arrays):
-            if candidate is array or _is_view_of(array, candidate):
-                tensor = inputs[position]
-                if isinstance(tensor, Traced):
-                    guards.append((tensor.version, tensor.version.count, position))
-                break
-        else:
-            if _is_view_of(array, output):
-                guards.append((version, version.count, OUTPUT))
+        elif position is not None and isinstance(inputs[position], Traced):
+            version_of_input = inputs[position].version
+            guards.append((version_of_input, version_of_input.count, position))
     return guards
+
+
+def _whose(array: np.ndarray, arrays: list, output: np.ndarray) -> int | None:
+    """The position of the input whose memory this is, OUTPUT, or None for memory of its own."""
+    if array is output:
+        return OUTPUT
+    for position, candidate in enumerate(arrays):
+        if candidate is array:
+            return position
+    if isinstance(array.base, np.ndarray):  # a view: of what?
+        root = owner(array)
+        for position, candidate in enumerate(arrays):
+            if candidate is not None and owner(candidate) is root:
+                return position
+        if owner(output) is root:
+            return OUTPUT
+    return None
 
 
 def owner(array: Any) -> Any:
@@ -269,11 +278,6 @@ def owner(array: Any) -> Any:
     while isinstance(array, np.ndarray) and array.base is not None:
         array = array.base
     return array
-
-
-def _is_view_of(array: np.ndarray, other: np.ndarray | None) -> bool:
-    """Whether `array` looks into the memory that `other` looks into."""
-    return isinstance(array.base, np.ndarray) and owner(array) is owner(other)
 
 
 _REGISTRY: dict[str, Op] = {}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baremetal.autograd import Device, Tensor
-from baremetal.autograd.memory import ALIGNMENT_BYTES, POOLED_FROM_BYTES, MemoryPool, size_class
+from baremetal.autograd.memory import ALIGNMENT_BYTES, POOLED_FROM_BYTES, MemoryPool, rounded_size
 from baremetal.errors import BaremetalError
 from baremetal.kernels import elementwise as kernels
 
@@ -15,10 +15,10 @@ LARGE = (POOLED_FROM_BYTES // 4 + 1,)
 
 
 @given(st.integers(1, 1 << 40))
-def test_size_classes_waste_at_most_an_eighth(size):
-    rounded = size_class(size)
+def test_rounded_sizees_waste_at_most_an_eighth(size):
+    rounded = rounded_size(size)
     assert size <= rounded <= size * 1.125 + 1
-    assert size_class(rounded) == rounded
+    assert rounded_size(rounded) == rounded
 
 
 def test_memory_comes_back_when_the_last_view_is_gone():
@@ -66,11 +66,11 @@ def test_live_arrays_never_share_memory():
 
 
 def test_the_pool_keeps_no_more_than_it_may():
-    pool = MemoryPool(keep_bytes=3 * size_class(400_000))
+    pool = MemoryPool(keep_bytes=3 * rounded_size(400_000))
     arrays = [pool.empty((100_000,), FLOAT) for _ in range(5)]
-    assert pool.peak_bytes == 5 * size_class(400_000)
+    assert pool.peak_bytes == 5 * rounded_size(400_000)
     del arrays
-    assert pool.free_bytes == 3 * size_class(400_000)
+    assert pool.free_bytes == 3 * rounded_size(400_000)
     pool.reset_peak()
     assert pool.peak_bytes == 0
 
