@@ -68,6 +68,8 @@ def _dtype_of(value: Any) -> np.dtype:
 def to_array(value: Any, dtype: Any = None) -> np.ndarray:
     """A constant as an array. Raises BaremetalError if it is nothing that holds numbers."""
     try:
+        if type(value) is int and dtype is not None and np.dtype(dtype).kind in "iu":
+            _check_range(value, np.dtype(dtype))
         array = np.asarray(value, dtype=dtype)
     except (TypeError, ValueError, OverflowError) as error:
         wanted = "" if dtype is None else f" of dtype {np.dtype(dtype)}"
@@ -75,3 +77,10 @@ def to_array(value: Any, dtype: Any = None) -> np.ndarray:
     if array.dtype.kind not in _KIND_RANK:
         raise BaremetalError(f"cannot compute with {value!r}: expected numbers, arrays or tensors")
     return array
+
+
+def _check_range(value: int, dtype: np.dtype) -> None:
+    """NumPy 1 wraps round what does not fit, NumPy 2 raises: we always do."""
+    limits = np.iinfo(dtype)
+    if not limits.min <= value <= limits.max:
+        raise OverflowError(f"{dtype} holds {limits.min} to {limits.max}")
