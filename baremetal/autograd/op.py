@@ -162,8 +162,8 @@ class Op:
         Arrays and numbers (token indices, masks, factors) are constants: no gradient flows to
         them. This is the hottest code of the eager mode, hence plain loops and no helpers.
         """
-        if self.required <= len(inputs) < len(self.inputs):
-            inputs += (None,) * (len(self.inputs) - len(inputs))  # optional ones, left out
+        if len(inputs) != len(self.inputs) and not self.variadic:
+            inputs = self._completed(inputs)
         recording = self.differentiable and grad_enabled()
         lead: Any = None
         arrays: list[Any] = []
@@ -211,6 +211,16 @@ class Op:
         return node
 
     # ------------------------------------------------------------ before the call
+
+    def _completed(self, inputs: tuple) -> tuple:
+        """With None for optional inputs that were left out; refuses any other wrong number."""
+        if not self.required <= len(inputs) <= len(self.inputs):
+            names = ", ".join(self.inputs)
+            raise BaremetalError(
+                f"'{self.name}' takes the inputs ({names}), got {len(inputs)} of them: everything "
+                "else (axis, shape, ...) is given by name"
+            )
+        return inputs + (None,) * (len(self.inputs) - len(inputs))
 
     def _share_dtype(self, arrays: list[Any]) -> bool:
         """Whether the inputs need no conversion."""

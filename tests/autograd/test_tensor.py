@@ -461,6 +461,9 @@ def test_bad_keys_raise_index_errors(key):
             "multiple of 4",
         ),
         (lambda: ops.gelu(Tensor(A), approximate="erf"), "'none' or 'tanh'"),
+        (lambda: ops.sum(Tensor(A), 0), r"'sum' takes the inputs \(x\), got 2.*by name"),
+        (lambda: ops.add(Tensor(A)), r"'add' takes the inputs \(a, b\), got 1"),
+        (lambda: ops.linear(Tensor(A)), r"\(x, weight, bias\), got 1"),
     ],
 )  # fmt: skip
 def test_messages_say_what_was_given_and_what_was_expected(call, message):
