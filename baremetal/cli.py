@@ -378,6 +378,38 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
+# ---------------------------------------------------------------- ladder
+
+
+def _run_ladder(arguments: Sequence[str]) -> int:
+    import tyro
+
+    from baremetal.bench.ladders.command import run_ladder
+
+    @dataclass(frozen=True)
+    class Options:
+        """Climb a kernel from its naive version to the fast one: check, time, draw each."""
+
+        name: Annotated[str, tyro.conf.Positional]
+        """matmul, softmax, layer_norm or attention."""
+        size: int = 0
+        """Rows of the matrices, width of a row, or positions of context; 0: the ladder's own."""
+        versions: str = ""
+        """Versions to climb, separated by commas; empty for all."""
+        seconds: float = 1.0
+        """How long to time each version (three calls at least)."""
+        plot: str = ""
+        """Roofline picture (.png, .svg, .pdf); empty: ladder-NAME.png here; none: no picture."""
+        json: bool = False
+        """Print one JSON object."""
+
+    given = _parse(Options, "ladder", arguments)
+    return run_ladder(
+        given.name, versions=given.versions, size=given.size, plot=given.plot,
+        seconds=given.seconds, as_json=given.json,
+    )  # fmt: skip
+
+
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train a language model on text",
@@ -396,6 +428,11 @@ VERBS: dict[str, Verb] = {
         "check this machine and say what to do about anything wrong",
         "baremetal doctor",
         _run_doctor,
+    ),
+    "ladder": Verb(
+        "climb a kernel's versions, from naive to fast, against this machine's limits",
+        "baremetal ladder matmul --size 1024 --plot roofline.png",
+        _run_ladder,
     ),
     "bench": Verb(
         "time a training step beside PyTorch's",

@@ -10,13 +10,15 @@ the shortest time; what a wasteful version moves or computes beyond that does no
 
     share of limit = roofline time / shortest time
 
-with the two limits measured in the same run, before and after, the better of both.
+The two limits (a large matrix product, a stream through memory: `kernels/limits.py`) take their
+turns among the versions.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,9 @@ import numpy as np
 from baremetal.bench.ladders.ladder import Ladder, Problem, Version
 from baremetal.bench.ladders.picture import draw_ladder
 from baremetal.bench.machine import describe_machine
-from baremetal.kernels.limits import Limits, measure_limits
+from baremetal.kernels.elementwise import add
+from baremetal.kernels.limits import PRODUCT_SIZE, STREAM_SIZE_BYTES, Limits
+from baremetal.kernels.matmul import matmul
 
 SHOWN = 5  # elements shown of each version's output
 AT_LEAST = 3  # rounds, however slow
@@ -57,13 +61,9 @@ def climb(
     """
     size = ladder.check_size(size)
     versions = ladder.choose(numbers)
-    progress("measuring this machine")
-    limits = measure_limits()
     problems = _problems(ladder, versions, size)
     checks = [_check(ladder, version, problems, progress) for version in versions]
-    times_s = _time(versions, problems, budget_s, progress)
-    progress("measuring this machine")
-    limits = Limits(*map(max, limits, measure_limits()))
+    limits, times_s = _time(versions, problems, budget_s, progress)
     rows = [
         {**check, **_figures(ladder, problems[check["size"]], times, limits)}
         for check, times in zip(checks, times_s, strict=True)
@@ -83,7 +83,7 @@ def climb(
         progress("afterword")
         result["afterword"] = asdict(ladder.epilogue(size))
     if plot:
-        progress("drawing")
+        progress("drawing the roofline")
         result["plot"] = str(draw_ladder(result, plot))
     return {**result, "machine": _machine()}
 
@@ -127,7 +127,7 @@ def _check(
         "why": version.why,
         "size": size,
         "right": bool(error <= ladder.tolerance),
-        "error": error,
+        "error": error if np.isfinite(error) else None,  # JSON has no NaN
         "tolerance": ladder.tolerance,
         "first": _first(problem.outputs[0]),
         "expected": _first(expected[0]),
@@ -155,14 +155,34 @@ def _time(
     problems: dict[int, Problem],
     budget_s: float,
     progress: Progress,
-) -> list[list[float]]:
-    """Times of every version, taken in turns."""
-    runs = []
+) -> tuple[Limits, list[list[float]]]:
+    """The machine's limits, and the times of every version, all taken in turns."""
+    runs = [_product(), _stream()]
+    names = ["limit of arithmetic", "limit of memory"]
     for version in versions:
         problem = problems[max(size for size in problems if size <= version.largest_size)]
-        runs.append(lambda version=version, problem=problem: problem.run(version.function))
-    names = [f"{version.number} {version.idea}" for version in versions]
-    return take_turns(runs, budget_s, lambda turn, i: progress(f"{names[i]}: round {turn + 1}"))
+        runs.append(partial(problem.run, version.function))
+        names.append(f"{version.number} {version.idea}")
+    product_s, stream_s, *times_s = take_turns(
+        runs, budget_s, lambda turn, i: progress(f"{names[i]}: round {turn + 1}")
+    )
+    limits = Limits(2 * PRODUCT_SIZE**3 / min(product_s), 3 * STREAM_SIZE_BYTES / min(stream_s))
+    return limits, times_s
+
+
+def _product() -> Callable[[], None]:
+    """The run that measures the limit of arithmetic."""
+    shape = (PRODUCT_SIZE, PRODUCT_SIZE)
+    a, b, out = (np.full(shape, value, np.float32) for value in (0.5, 0.25, 0.0))
+    matmul.run(a, b, out)  # compiles
+    return lambda: matmul.run(a, b, out)
+
+
+def _stream() -> Callable[[], None]:
+    """The run that measures the limit of memory."""
+    a, b, out = (np.full(STREAM_SIZE_BYTES // 4, value, np.float32) for value in (1, 2, 0))
+    add.run(a, b, out)
+    return lambda: add.run(a, b, out)
 
 
 def take_turns(

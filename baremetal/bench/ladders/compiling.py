@@ -30,7 +30,9 @@ from baremetal.kernels.native.compiler import COMPILING, cache_folder, compile_o
 STRICT: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 REORDERED: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
 
-inlined = register_jitable(**STRICT)  # decorator for the functions that versions are made of
+# Decorators for the functions that versions are made of; each keeps its own arithmetic.
+inlined = register_jitable(**STRICT)
+inlined_reordered = register_jitable(**REORDERED)
 
 
 @intrinsic
@@ -55,7 +57,8 @@ class Compiled:
         self.options = options
         self._machine_code: dict[tuple, Callable[..., None]] = {}
 
-    def __call__(self, *arguments: Any) -> None:
+    def __call__(self, *arrays: Any, **attributes: Any) -> None:
+        arguments = (*arrays, *attributes.values())  # named in the order of the parameters
         kinds = tuple(map(numba.typeof, arguments))
         machine_code = self._machine_code.get(kinds)
         if machine_code is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from baremetal.errors import BaremetalError
 from baremetal.trace import style
 from baremetal.trace.labels import spread
 from baremetal.trace.roofline import RooflinePoint, attainable_flops, roofline_figure
@@ -46,6 +47,19 @@ def draw_ladder(result: dict[str, Any], path: str) -> Path:
     return style.save(figure, path)
 
 
+def check_picture(path: str) -> None:
+    """Refuse a picture that could not be written, before minutes are spent on measuring.
+
+    Raises:
+        BaremetalError: no format known here, or no folder to write into.
+    """
+    suffix, folder = Path(path).suffix.lower(), Path(path).parent
+    if path and suffix not in (".png", ".svg", ".pdf"):
+        raise BaremetalError(f"cannot draw to {path}: end the name in .png, .svg or .pdf")
+    if not folder.is_dir():
+        raise BaremetalError(f"cannot draw to {path}: there is no folder {folder}")
+
+
 def _name_column(
     axes: Any, group: list, limits: tuple[float, float], room_px: tuple[float, float]
 ) -> None:
@@ -58,7 +72,7 @@ def _name_column(
     on_right = room_px[1] >= min(needed_px, room_px[0])
     intensity = group[0][0].intensity
     roof = axes.transData.transform((intensity, attainable_flops(intensity, *limits)))[1]
-    low, high = axes.bbox.y0 + GAP_PX, roof - GAP_PX
+    low, high = axes.bbox.y0 + GAP_PX, max(roof, float(pixels[:, 1].max())) - GAP_PX
     # The picture counts upwards, and of two equally fast versions the later one stands higher.
     order = sorted(range(len(group)), key=lambda i: (pixels[i][1], group[i][1]["version"]))
     heights = spread([float(pixels[i][1]) for i in order], GAP_PX, low, high)

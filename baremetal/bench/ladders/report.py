@@ -3,7 +3,7 @@
 from typing import Any
 
 from baremetal.trace.tables import Column, table
-from baremetal.trace.units import format_percent, format_rate, format_seconds
+from baremetal.trace.units import format_bytes, format_percent, format_rate, format_seconds
 
 
 def ladder_text(result: dict[str, Any]) -> str:
@@ -34,9 +34,10 @@ def _checks(result: dict[str, Any]) -> str:
     lines = ["first elements, against the NumPy reference in float64"]
     for row in rows:
         verdict = "OK" if row["right"] else "NOT OK"
+        error = "NaN" if row["error"] is None else f"{row['error']:.1e}"
         lines.append(
             f"  {row['version']}  {_elements(row['first'])}   {verdict}   "
-            f"(error {row['error']:.1e}, allowed {row['tolerance']:.0e})"
+            f"(error {error}, allowed {row['tolerance']:.0e})"
         )
         if not row["right"]:
             lines.append(f"     {_elements(row['expected'])}   expected")
@@ -83,7 +84,9 @@ def _extrapolated(result: dict[str, Any], rate: str) -> list[str]:
             if full["size"] == result["size"]:
                 work = "flops" if rate == "flops_per_s" else "size_bytes"
                 estimate_s = full[work] / row[rate]
-                line += f"; at this rate, size {full['size']} would take {format_seconds(estimate_s)}"
+                line += (
+                    f"; at this rate, size {full['size']} would take {format_seconds(estimate_s)}"
+                )
             lines.append(line)
     return lines
 
@@ -97,9 +100,9 @@ def _afterword(afterword: dict[str, Any]) -> str:
 
 def _columns(row: dict[str, Any]) -> list[Column]:
     """A column for each key, printed as the unit in its name says."""
-    endings = {
+    endings: dict[str, Any] = {
         "_flops_per_s": format_rate,
-        "_bytes": lambda value: f"{value:,}",
+        "_bytes": format_bytes,
         "_error": ".1e",
         "share": format_percent,
         "ratio": ".1f",
@@ -107,7 +110,7 @@ def _columns(row: dict[str, Any]) -> list[Column]:
     columns = []
     for key in row:
         ending = next((ending for ending in endings if key.endswith(ending)), None)
-        title = key.removesuffix("_flops_per_s").replace("_", " ")
+        title = key.removesuffix("_flops_per_s").removesuffix("_bytes").replace("_", " ")
         columns.append(Column(key, title, endings[ending] if ending else None, align=">"))
     return columns
 
