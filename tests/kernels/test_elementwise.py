@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from baremetal.kernels import elementwise as family
 from baremetal.kernels.kernel import registry
 from baremetal.kernels.native import elementwise as native
+from baremetal.kernels.native.broadcast import merged_axes
 
 few = settings(max_examples=12)  # for each of some forty kernels and two dtypes
 DTYPES = [np.float32, np.float64]
@@ -220,7 +221,7 @@ def test_integers_are_left_to_numpy():
 
 
 def test_a_layout_without_whole_elements_is_left_to_numpy():
-    """A field of a structured array: 4-byte numbers, 6 bytes apart."""
+    """A field of a packed structured array: 4-byte numbers, 6 bytes apart."""
     records = np.zeros(5, np.dtype([("x", np.float32), ("flag", np.int16)]))
     records["x"] = np.arange(5)
     out = np.empty(5, np.float32)
@@ -235,3 +236,15 @@ def test_many_axes():
     out = np.empty(view.shape, np.float32)
     family.negative.run(view, out)
     np.testing.assert_array_equal(out, -view)
+
+
+def test_arrays_of_equal_layout_are_one_long_row():
+    """Fortran order, reversed order, a batch of slices: the fewest axes, the result's first."""
+    x = np.zeros((4, 5, 6), np.float32)
+    assert merged_axes((x.T, x.T)) == [(120, 1, 1)]
+    assert merged_axes((x[:, :2], x[:, :2])) == [(4, 30, 30), (12, 1, 1)]
+    assert merged_axes((x.transpose(0, 2, 1), x.transpose(0, 2, 1))) == [(120, 1, 1)]
+    assert merged_axes((x[0, 0], x)) == [(20, 0, 6), (6, 1, 1)]
+    assert merged_axes((x[:1, :1, :1], x[:1, :1, :1])) == [(1, 1, 1)]
+    transposed = family.copy.pack(x[0].T, np.empty((6, 5), np.float32))
+    assert transposed[0].body.name == "transpose_body"

@@ -350,16 +350,17 @@ def merged_axes(arrays: tuple) -> list[tuple[int, ...]] | None:
     """The fewest axes that describe these arrays: tuples (size, stride in each, in elements).
 
     Ordered by the strides of the last array, the result, largest first; at least one axis. None
-    where a stride is not a whole number of elements (a field of a structured array).
+    where an array is not aligned (a field of a packed structured array).
     """
     shape = arrays[-1].shape
     strides = []
     for array in arrays:
-        own = _strides(array, shape)
-        if own is None:
+        if not array.flags.aligned:
             return None
-        strides.append(own)
+        strides.append(_strides(array, shape))
     axes = [axis for axis in zip(shape, *strides, strict=True) if axis[0] != 1]
+    if len(axes) < 2:
+        return axes or [(1,) * (len(arrays) + 1)]
     axes.sort(key=itemgetter(-1), reverse=True)
     merged: list[tuple[int, ...]] = []
     for axis in axes:
@@ -367,14 +368,12 @@ def merged_axes(arrays: tuple) -> list[tuple[int, ...]] | None:
         if merged and merged[-1][1:] == tuple([size * stride for stride in axis[1:]]):
             axis = (merged.pop()[0] * size, *axis[1:])
         merged.append(axis)
-    return merged or [(1,) * (len(arrays) + 1)]
+    return merged
 
 
-def _strides(array: np.ndarray, shape: tuple[int, ...]) -> list[int] | None:
-    """Strides in elements of an array broadcast to this shape; None if they are not whole."""
+def _strides(array: np.ndarray, shape: tuple[int, ...]) -> list[int]:
+    """Strides in elements of an aligned array broadcast to this shape."""
     item = array.itemsize
-    if any(stride % item for stride in array.strides):
-        return None
     strides = [stride // item for stride in array.strides]
     if array.shape != shape:
         strides = [0 if n == 1 else s for n, s in zip(array.shape, strides, strict=True)]

@@ -367,29 +367,27 @@ def pack_reduction(
         result: the dtype of `out`, x's if not given.
         work: the price of one element, in additions.
     """
-    if x.dtype not in FLOATING or out.dtype != (result or x.dtype) or x.size == 0:
+    dtype = x.dtype
+    if dtype not in FLOATING or out.dtype != (dtype if result is None else result) or x.size == 0:
         return None
-    axes = _merged_axes(x, out, axis)
-    if axes is None:
+    if not (x.flags.aligned and out.flags.aligned):
         return None
-    kept = [(size, sx, so, 0, 0) for size, sx, so, is_kept in axes if is_kept]
-    reduced = [(size, sx, 0, 0, 0) for size, sx, so, is_kept in axes if not is_kept]
-    along = not axes or not axes[-1][3]
-    if along and kept and reduced and reduced[-1][0] < LANES <= kept[-1][0]:
-        along = False  # many short rows: rather 64 of them at once, a row to a lane
+    kept, reduced, along = _axes(x, out, axis)
     size, step, *_ = reduced.pop() if reduced else (1, 0)
     columns, apart, so = (1, 0, 0) if along else kept.pop()[:3]
     width = 0 if along else _columns_per_item(columns)
-    rows, items = 1, 1 if along else -(-columns // width)
-    for axis_words in kept:
-        items *= axis_words[0]
+    items = 1 if along else -(-columns // width)
+    rows = 1
     for axis_words in reduced:
         rows *= axis_words[0]
     words = [x, out, divisor, size, step, columns, apart, so, width, len(kept)]
-    words += [word for axis_words in kept for word in axis_words]
-    words += [rows, len(reduced)]
-    words += [word for axis_words in reduced for word in axis_words]
-    return (Launch(body, x.dtype, words, items, x.size // items * work),)
+    for axis_words in kept:
+        items *= axis_words[0]
+        words += axis_words
+    words += (rows, len(reduced))
+    for axis_words in reduced:
+        words += axis_words
+    return (Launch(body, dtype, words, items, x.size // items * work),)
 
 
 def _columns_per_item(columns: int) -> int:
@@ -397,21 +395,29 @@ def _columns_per_item(columns: int) -> int:
     return min(LANES, -(-columns // 32) * 16)
 
 
-def _merged_axes(x, out, axis) -> list[tuple[int, int, int, bool]] | None:
-    """(size, stride in x, stride in out, kept?) in elements, by falling stride in x, merged."""
-    axes = []
+def _axes(x, out, axis) -> tuple[list[tuple], list[tuple], bool]:
+    """The kept and the reduced axes, merged, and whether to go along the innermost reduced one.
+
+    An axis is (size, stride in x, stride in out, 0, 0), in elements; the innermost come last.
+    """
+    item, out_item = x.itemsize, out.itemsize
     out_strides = iter(out.strides)
+    axes = []
     for i, (size, stride) in enumerate(zip(x.shape, x.strides, strict=True)):
-        is_kept = i not in axis
-        so = next(out_strides) if is_kept else 0
-        if stride % x.itemsize or so % out.itemsize:
-            return None
+        so = 0 if i in axis else next(out_strides) // out_item
         if size != 1:
-            axes.append((size, stride // x.itemsize, so // out.itemsize, is_kept))
-    axes.sort(key=itemgetter(1), reverse=True)
-    merged: list[tuple[int, int, int, bool]] = []
-    for size, sx, so, is_kept in axes:
-        if merged and merged[-1][1:] == (size * sx, size * so, is_kept):
-            size *= merged.pop()[0]
-        merged.append((size, sx, so, is_kept))
-    return merged
+            axes.append((stride // item, size, so, i not in axis))
+    axes.sort(key=itemgetter(0), reverse=True)
+    kept: list[tuple] = []
+    reduced: list[tuple] = []
+    before = None
+    for sx, size, so, is_kept in axes:
+        same_kind = kept if is_kept else reduced
+        if is_kept is before and same_kind[-1][1:3] == (size * sx, size * so):
+            size *= same_kind.pop()[0]
+        same_kind.append((size, sx, so, 0, 0))
+        before = is_kept
+    along = not before
+    if along and kept and reduced and reduced[-1][0] < LANES <= kept[-1][0]:
+        along = False  # many short rows: rather 64 of them at once, a row to a lane
+    return kept, reduced, along
