@@ -82,15 +82,17 @@ def assert_close(results, expected, units=64):
         np.testing.assert_allclose(actual, exact, rtol=0, atol=atol)
 
 
+def run_items(launch, lo, hi):
+    """One call of the body, as a thread makes it."""
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+    kind(launch.address)(lo, hi, launch.block.ctypes.data)
+
+
 def run_in_pieces(launches, pieces):
     """Run as that many threads would divide it, one piece after the other."""
     for launch in launches:
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-        body = kind(launch.address)
         for piece in range(pieces):
-            lo, hi = launch.items * piece // pieces, launch.items * (piece + 1) // pieces
-            if lo < hi:
-                body(lo, hi, launch.block.ctypes.data)
+            run_items(launch, launch.items * piece // pieces, launch.items * (piece + 1) // pieces)
 
 
 def test_every_kernel_has_a_compiled_version_a_cost_and_a_test():
@@ -185,6 +187,31 @@ def test_any_number_of_threads_gives_the_same_bits(shape, dtype, monkeypatch):
         run_in_pieces(launches, threads)
         for ours, theirs in zip((out, lse, *grads), whole, strict=True):
             assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_element_has_one_owner(threads, monkeypatch):
+    """Items run alone: what they write never overlaps, and together it is everything."""
+    monkeypatch.setattr(native, "PARALLEL_FROM", 0)
+    monkeypatch.setattr(POOL, "threads", threads)
+    q, k, v, grad = inputs((1, 200, 205, 4, 1, 3), np.float64)
+    whole = attend(q, k, v, grad)
+    forward, backward = slice(0, 2), slice(2, 5)
+    for kernel, results in [(causal_attention, forward), (causal_attention_backward, backward)]:
+        writers = [np.zeros(x.shape, int) for x in whole[results]]
+        for item in range(1000):
+            fresh = outputs_like(q, k)
+            if kernel is causal_attention:
+                arrays = q, k, v, *fresh[:2]
+            else:
+                arrays = q, k, v, whole[0], grad, whole[1], *fresh[2:]
+            (launch,) = kernel.pack(*arrays, scale=0.3)
+            if item == launch.items:
+                break
+            run_items(launch, item, item + 1)
+            for count, array in zip(writers, fresh[results], strict=True):
+                count += ~np.isnan(array)
+        assert all((count == 1).all() for count in writers)
 
 
 def test_heads_are_divided_where_there_are_fewer_than_threads(monkeypatch):
@@ -352,6 +379,15 @@ def test_the_rest_is_left_to_numpy(case):
     assert causal_attention.pack(q, k, v, out, lse, scale=0.3) is None
     grad = np.ones_like(q)
     assert_close(attend(q, k, v, grad), oracle(q, k, v, grad), units=2**32)
+
+
+def test_an_lse_in_another_layout_is_left_to_numpy():
+    q, k, v, grad = inputs((2, 5, 8, 4, 2, 3), np.float64)
+    out = np.empty_like(q)
+    turned = np.empty((2, 5, 4)).transpose(0, 2, 1)
+    assert causal_attention.pack(q, k, v, out, turned, scale=0.3) is None
+    causal_attention.run(q, k, v, out, turned, scale=0.3)
+    np.testing.assert_allclose(turned, oracle(q, k, v, grad)[1], rtol=1e-13)
 
 
 def test_half_precision_is_left_to_numpy():

@@ -158,13 +158,14 @@ def wheel(package, name):
 
 
 def test_wheels_from_pypi(loaded):
-    ours, theirs = loaded(
+    ours, theirs, somebodys = loaded(
         FakeLibrary(wheel("scipy", "libscipy_openblas-1.so")),
         FakeLibrary(wheel("numpy", "libscipy_openblas64_-2.so")),
+        FakeLibrary("/usr/lib/libopenblas.so"),
     )
     blas_library.limit_own_blas()
-    blas_library.limit_shared_blas()  # there is none
-    assert (ours.num_threads, theirs.num_threads) == (1, 8)
+    blas_library.limit_shared_blas()  # SciPy shares none
+    assert (ours.num_threads, theirs.num_threads, somebodys.num_threads) == (1, 8, 8)
     report = blas_report()
     assert report["scipy"]["path"] == ours.filepath
     assert report["numpy"]["path"] == theirs.filepath

@@ -219,10 +219,11 @@ def test_bytes_between_elements_are_left_to_numpy():
     records = np.zeros(12, np.dtype([("tag", "u1"), ("row", "f4", 3)]))
     a = records["row"]  # rows 13 bytes apart
     a[...] = np.arange(36).reshape(12, 3)
-    out = np.empty((12, 12), np.float32)
-    assert matmul.pack(a, a.T, out) is None
-    matmul.run(a, a.T, out)
-    np.testing.assert_array_equal(out, a @ a.T)
+    for left, right in [(a, np.eye(3, dtype=np.float32)), (np.eye(3, dtype=np.float32), a.T)]:
+        out = np.empty((left.shape[0], right.shape[1]), np.float32)
+        assert matmul.pack(left, right, out) is None
+        matmul.run(left, right, out)
+        np.testing.assert_array_equal(out, left @ right)
 
 
 def test_sizes_beyond_32_bits_are_left_to_numpy():
