@@ -6,6 +6,7 @@ it reads one JSON line per request from standard input and answers each with one
 between it sleeps in that read, so that only one contender works at a time.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -40,12 +41,18 @@ class Contender:
             encoding="utf-8",
             env=_environment(threads),
         )
-        self._answer()
+        try:
+            self._answer()
+        except BaremetalError:
+            self.close()
+            raise
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send one request and wait for its answer."""
         assert self._process.stdin is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
+        # A process that has died cannot be written to; why, is said where its answer is missed.
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(request), file=self._process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -81,6 +88,33 @@ def check_peer(name: str, known: Sequence[str]) -> None:
     if name.startswith("torch") and importlib.util.find_spec("torch") is None:
         raise BaremetalError(
             "PyTorch is not installed: pip install 'baremetal[peers]' brings the peers"
+        )
+
+
+def check_at_least_one(**counts: int) -> None:
+    """Refuse counts of rounds, steps or threads below 1.
+
+    Raises:
+        BaremetalError: naming the option.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise BaremetalError(f"--{name} {count}: choose at least 1")
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that our own pool cannot use.
+
+    Raises:
+        BaremetalError: saying how many it can.
+    """
+    from baremetal.kernels.native.pool import POOL
+
+    check_at_least_one(threads=threads)
+    if threads > POOL.largest:
+        raise BaremetalError(
+            f"--threads {threads}: a process here can use 1 to {POOL.largest} (NUMBA_NUM_THREADS, "
+            "set before start, raises it)"
         )
 
 

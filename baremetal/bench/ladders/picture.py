@@ -8,7 +8,7 @@ with a thin line to its point.
 
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +18,21 @@ from baremetal.trace.labels import spread
 from baremetal.trace.roofline import RooflinePoint, attainable_flops, roofline_figure
 from baremetal.trace.units import format_rate
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 GAP_PX = 26  # from name to name
 AWAY_PX = 30  # from point to name
 CHARACTER_PX = 10.5  # width of one, on average, at the size used
 
 
-def draw_ladder(result: dict[str, Any], path: str) -> Path:
+def draw_ladder(result: dict[str, Any], path: str | Path) -> Path:
     """Draw what `climb` measured to a .png, .svg or .pdf and return the path."""
+    return style.save(ladder_figure(result), path)
+
+
+def ladder_figure(result: dict[str, Any]) -> "Figure":
+    """The picture as a matplotlib Figure, not yet written."""
     rows = sorted(result["versions"], key=lambda row: row["flops"] / row["size_bytes"])
     points = [
         RooflinePoint.measured("", row["flops"], row["size_bytes"], row["best_s"]) for row in rows
@@ -44,7 +52,7 @@ def draw_ladder(result: dict[str, Any], path: str) -> Path:
         left = across[i - 1] if i > 0 else axes.bbox.x0
         right = across[i + 1] if i + 1 < len(columns) else axes.bbox.x1
         _name_column(axes, group, limits, room_px=(across[i] - left, right - across[i]))
-    return style.save(figure, path)
+    return figure
 
 
 def check_picture(path: str) -> None:

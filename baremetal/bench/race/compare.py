@@ -7,7 +7,7 @@ hundred steps each, so that the machine's moods hit both alike.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from baremetal.bench.contender import Contender, check_peer
+from baremetal.bench.contender import Contender, check_at_least_one, check_peer, check_threads
 from baremetal.bench.machine import describe_machine, machine_lines
 from baremetal.trace.tables import table
 
@@ -30,10 +30,15 @@ def race(
         turn: steps (and then one evaluation) per turn.
         threads: for every contender.
         on_turn: told of each turn's answer.
+
+    Raises:
+        BaremetalError: an unknown or missing peer, or no steps, turns or threads to speak of.
     """
+    check_at_least_one(steps=steps, turn=turn)
+    check_threads(threads)
     for name in against:
         check_peer(name, CONTENDERS)
-    names = ["baremetal", *(name for name in against if name != "baremetal")]
+    names = list(dict.fromkeys(["baremetal", *against]))
     contenders: list[Contender] = []
     times_s = dict.fromkeys(names, 0.0)
     last: dict[str, dict[str, Any]] = {}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from baremetal.bench.contender import Contender, check_peer
+from baremetal.bench.contender import Contender, check_at_least_one, check_peer, check_threads
 from baremetal.bench.step.ours import make_model
 from baremetal.bench.step.sizes import StepSize
 from baremetal.errors import BaremetalError
@@ -55,14 +55,18 @@ def compare_steps(
         threads: for every contender.
 
     Raises:
-        BaremetalError: an unknown or missing peer, or losses that do not agree.
+        BaremetalError: an unknown or missing peer, no rounds, steps or threads to speak of, or
+            losses that do not agree.
     """
+    check_at_least_one(rounds=rounds, steps=steps)
+    check_threads(threads)
     for name in against:
         check_peer(name, CONTENDERS)
-    names = ["baremetal", *(name for name in against if name != "baremetal")]
+    names = list(dict.fromkeys(["baremetal", *against]))
     contenders: list[StepContender] = []
     try:
-        contenders += [StepContender(name, size, threads) for name in names]
+        for name in names:  # one by one: should a later one fail, the earlier are closed
+            contenders.append(StepContender(name, size, threads))
         for contender in contenders:
             contender.round(max(COMPARED_LOSSES, steps), counted=False)
         for _ in range(rounds):
