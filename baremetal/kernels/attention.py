@@ -42,8 +42,10 @@ def causal_attention(
 ) -> None:
     """out (B,T,H,D) = softmax(scale q kᵀ, causal) v, and lse (B,H,T) for the backward pass.
 
-    Arguments may be views of a packed projection (last axis contiguous). A query all of whose
-    scores are -inf reads nothing: its output is 0 and its lse is -inf.
+    Arguments may be views of a packed projection (last axis contiguous); the outputs must not
+    overlap each other or the inputs. A query all of whose scores are -inf reads nothing: its
+    output is 0 and its lse is -inf. The weight of a key in the future is an exact 0, which still
+    turns a NaN or infinity in its *value* into NaN.
     """
     scores = _causal_scores(q, k, scale)
     peak = scores.max(axis=-1, initial=-np.inf)

@@ -3,6 +3,11 @@
 Each thread computes its own part of `out` with one BLAS call per matrix of the batch; no two
 threads write the same element and no sums cross threads. Parts are whole blocks of 16 rows (or
 columns), because BLAS micro-kernels work on tiles of about that size and a ragged edge is slow.
+BLAS chooses among kernels, which sum in different orders, by the size of its part: the same
+number of threads gives the same bits, another number the same result up to rounding.
+
+A single row (one token of sampling) goes to `gemv`: `gemm` would first rearrange the whole
+matrix, to use it once. With k = 768 and n = 3072 that is 0.12 ms instead of 0.83.
 
 What BLAS can read in place: matrices with one axis contiguous and the other at a regular positive
 distance that does not make rows overlap. Everything else (a negative or zero stride, an empty
