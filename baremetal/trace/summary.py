@@ -32,7 +32,7 @@ from baremetal.trace.units import format_percent, format_rate, format_seconds
 @dataclass(slots=True)
 class _Limits:
     peak_flops: float | None  # FLOP/s
-    bandwidth_Bps: float | None  # noqa: N815 - B/s, as everywhere
+    bandwidth_Bps: float | None
 
     def __post_init__(self) -> None:
         for what in ("peak_flops", "bandwidth_Bps"):
