@@ -45,9 +45,16 @@ def build_optimizer(config: TrainConfig, model: LanguageModel) -> optim.Optimize
 
 
 def _muon(config: TrainConfig, model: LanguageModel) -> optim.Muon:
-    """Muon for the matrices inside the blocks, AdamW for embeddings, norms and biases."""
+    """Muon for the matrices inside the blocks, AdamW for embeddings, routers, norms and biases.
+
+    A router's rows are one expert each: making them orthogonal would force the experts apart.
+    """
     named = list(model.named_parameters())
-    inside = [p for name, p in named if name.startswith("blocks.") and p.ndim == 2]
+    inside = [
+        p
+        for name, p in named
+        if name.startswith("blocks.") and p.ndim == 2 and ".router." not in name
+    ]
     chosen = {id(p) for p in inside}
     others = [p for _, p in named if id(p) not in chosen]
     return optim.Muon(

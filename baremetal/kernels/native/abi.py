@@ -115,6 +115,16 @@ def scalar(typing_context, args, index):
 
 
 @intrinsic
+def scalar_f64(typing_context, args, index):
+    """Word `index` as a floating-point attribute in full precision, whatever T is."""
+
+    def generate(context, builder, signature, values):
+        return builder.bitcast(_word(builder, values[0], values[1]), ir.DoubleType())
+
+    return types.float64(args, index), generate
+
+
+@intrinsic
 def cast(typing_context, args, value):
     """`value` converted to the body's element type T: keeps float32 arithmetic in float32."""
     signature = args.dtype(args, value)

@@ -10,9 +10,6 @@ rounded to the element type: 1 - 0.999 in float32 arithmetic would be wrong in t
 import math
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from baremetal.kernels.native.abi import (
     FLOATING,
@@ -22,6 +19,7 @@ from baremetal.kernels.native.abi import (
     integer,
     pointer,
     pointer_f64,
+    scalar_f64,
 )
 from baremetal.kernels.optimizer import (
     CLIP_FACTOR,
@@ -38,23 +36,13 @@ from baremetal.kernels.optimizer import (
 DOUBLE = np.dtype(np.float64)
 
 
-@intrinsic
-def _double(typing_context, word):
-    """The float64 whose bit pattern a word is: an attribute in full precision, whatever T is."""
-
-    def generate(context, builder, signature, values):
-        return builder.bitcast(values[0], ir.DoubleType())
-
-    return types.float64(types.int64), generate
-
-
 @body
 def adamw_body(lo, hi, args):
     """Elements lo..hi. Words: 0 parameter, 1 grad, 2 m, 3 v, 4 scalars, 5 beta1, 6 beta2, 7 eps,
     8 weight decay."""
     p, grad, m, v = pointer(args, 0), pointer(args, 1), pointer(args, 2), pointer(args, 3)
     scalars = pointer_f64(args, 4)
-    beta1, beta2 = _double(integer(args, 5)), _double(integer(args, 6))
+    beta1, beta2 = scalar_f64(args, 5), scalar_f64(args, 6)
     rate, t = scalars[LEARNING_RATE], scalars[STEP]
     if not scalars[GATE] > 0:
         return
@@ -62,8 +50,8 @@ def adamw_body(lo, hi, args):
     keep_m, take_m = cast(args, beta1), cast(args, 1.0 - beta1)
     keep_v, take_v = cast(args, beta2), cast(args, 1.0 - beta2)
     correct_m, correct_v = cast(args, 1.0 / (1.0 - beta1**t)), cast(args, 1.0 / (1.0 - beta2**t))
-    decay = cast(args, 1.0 - rate * _double(integer(args, 8)))
-    eta, eps = cast(args, rate), cast(args, _double(integer(args, 7)))
+    decay = cast(args, 1.0 - rate * scalar_f64(args, 8))
+    eta, eps = cast(args, rate), cast(args, scalar_f64(args, 7))
     for i in range(lo, hi):
         g = grad[i] * scale
         m_new = keep_m * m[i] + take_m * g
@@ -93,7 +81,7 @@ def sgd_momentum_body(lo, hi, args):
     if not scalars[GATE] > 0:
         return
     scale = cast(args, scalars[CLIP_FACTOR] / scalars[LOSS_SCALE])
-    mu, decay = cast(args, _double(integer(args, 4))), cast(args, _double(integer(args, 5)))
+    mu, decay = cast(args, scalar_f64(args, 4)), cast(args, scalar_f64(args, 5))
     eta, nesterov = cast(args, scalars[LEARNING_RATE]), integer(args, 6) != 0
     for i in range(lo, hi):
         g = grad[i] * scale + decay * p[i]
@@ -157,7 +145,7 @@ def clip_factor_body(lo, hi, args):
     """Norm, clip factor and gate. Words: 0 square sums, 1 their count, 2 loss, 3 its size,
     4 scalars, 5 max_norm."""
     squares, losses, scalars = pointer_f64(args, 0), pointer(args, 2), pointer_f64(args, 4)
-    max_norm = _double(integer(args, 5))
+    max_norm = scalar_f64(args, 5)
     total = 0.0
     for i in range(integer(args, 1)):
         total += squares[i]
