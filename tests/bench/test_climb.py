@@ -129,6 +129,17 @@ def test_json_is_one_object_with_figures_that_belong_together(installed, capsys)
     assert {"processor", "cores", "threads", "blas"} <= set(result["machine"])
 
 
+def test_limits_and_figures_come_from_the_shortest_times(monkeypatch):
+    times_s = [[3.0, 1.0, 2.0], [8.0, 2.0, 4.0], [0.5, 0.25, 1.0], [1.0, 2.0, 6.0]]
+    monkeypatch.setattr("baremetal.bench.ladders.climb.take_turns", lambda *_: times_s)
+    result = climb(small_ladder())
+    assert result["peak_flops"] == 2 * 32**3 / 1.0
+    assert result["bandwidth_Bps"] == 3 * 4096 / 2.0
+    right, slow = result["versions"]
+    assert (right["best_s"], right["median_s"]) == (0.25, 0.5)
+    assert (slow["best_s"], slow["median_s"]) == (1.0, 2.0)
+
+
 def test_only_the_versions_asked_for_are_run(installed, capsys):
     def never(a, b, out):
         pytest.fail("version 3 was not asked for")

@@ -7,12 +7,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from baremetal.bench.step import compare, worker
+from baremetal.bench.step import compare, ours, worker
 from baremetal.bench.step.ours import BATCHES, baremetal_eager, make_batches, make_model
 from baremetal.bench.step.report import step_table
 from baremetal.bench.step.sizes import SIZES, StepSize, find_size
 from baremetal.cli import main
 from baremetal.errors import BaremetalError
+from baremetal.optim import AdamW, decay_groups
 
 TINY = SIZES["tiny"]
 LOSSES = [4.0 - 0.01 * i for i in range(100)]
@@ -135,19 +136,41 @@ def test_every_contender_gets_the_same_model_and_tokens():
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_our_steps_learn_and_repeat():
+@pytest.fixture
+def one_thread():
     from baremetal.kernels.native.pool import POOL
 
     before = POOL.threads
-    try:
-        step = baremetal_eager(TINY, 1)
-        losses = [step(i) for i in range(4 * BATCHES)]
-        again = baremetal_eager(TINY, 1)
-        assert [again(i) for i in range(3)] == losses[:3]
-    finally:
-        POOL.set_threads(before)
+    yield
+    POOL.set_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_our_steps_learn():
+    step = baremetal_eager(TINY, 1)
+    losses = [step(i) for i in range(4 * BATCHES)]
     assert losses[0] == pytest.approx(np.log(TINY.vocab_size), abs=0.3)  # it knows nothing yet
     assert np.mean(losses[-BATCHES:]) < np.mean(losses[:BATCHES]) - 0.05
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_our_steps_are_those_of_a_loop_written_out():
+    step = baremetal_eager(TINY, 1)
+    model = make_model(TINY)
+    optimizer = AdamW(
+        decay_groups(model.parameters(), ours.WEIGHT_DECAY),
+        learning_rate=ours.LEARNING_RATE,
+        betas=ours.BETAS,
+    )
+    batches = make_batches(TINY)
+    for number in range(BATCHES + 2):  # the batches come round again
+        for parameter in model.parameters():
+            parameter.grad = None
+        loss = model.loss(*batches[number % BATCHES])
+        loss.backward()
+        optimizer.clip(ours.CLIP, loss)
+        optimizer.step()
+        assert step(number) == loss.item()
 
 
 def test_rounds_count_steps_through(monkeypatch):

@@ -213,17 +213,14 @@ KC = 256  # terms at a time: KC x 16 numbers of B, 16 KiB, live in the first-lev
 def _pack_a(a, i, rows, p, terms, packed):
     """Rows i .. i + rows of A in bands of six, a band's numbers in the order the tile reads them.
 
-    packed[band][term][row in band]; a band that is not full is filled up with zeros.
+    packed[band][term][row in band]. In a band that is not full, what was there before stays in
+    the places of the missing rows: it only gets into sums that nobody will use.
     """
     for first in range(0, rows, 6):
         band = packed[first * terms : (first + 6) * terms]
-        for row in range(6):
-            if first + row < rows:
-                for t in range(terms):
-                    band[t * 6 + row] = a[i + first + row, p + t]
-            else:
-                for t in range(terms):
-                    band[t * 6 + row] = 0
+        for row in range(min(6, rows - first)):
+            for t in range(terms):
+                band[t * 6 + row] = a[i + first + row, p + t]
 
 
 @inlined
@@ -235,8 +232,6 @@ def _pack_b(b, p, terms, packed):
         for t in range(terms):
             line = packed[(first * terms + t * 16) : (first * terms + t * 16 + 16)]
             row = b[p + t, first : first + columns]
-            if columns < 16:
-                line[:] = 0
             for x in range(columns):
                 line[x] = row[x]
 
