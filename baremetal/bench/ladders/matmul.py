@@ -230,10 +230,12 @@ def _pack_b(b, p, terms, packed):
     for first in range(0, n, 16):
         columns = min(16, n - first)
         for t in range(terms):
-            line = packed[(first * terms + t * 16) : (first * terms + t * 16 + 16)]
-            row = b[p + t, first : first + columns]
-            for x in range(columns):
-                line[x] = row[x]
+            place = first * terms + t * 16
+            if columns == 16:
+                store(pointer_to(packed, place), load(pointer_to(b, (p + t) * n + first)))
+            else:  # as above: the places of missing columns keep what was there
+                for x in range(columns):
+                    packed[place + x] = b[p + t, first + x]
 
 
 @inlined
