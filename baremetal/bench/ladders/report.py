@@ -119,7 +119,8 @@ def _machine(result: dict[str, Any]) -> str:
     machine = result["machine"]
     lines = [
         f"on {machine['processor']}, {machine['threads']} threads of {machine['cores']} cores; "
-        f"times interleaved, rates from the best"
+        "times interleaved, rates from the best",
+        f"the versions, to read: baremetal/bench/ladders/{result['ladder']}.py",
     ]
     if "plot" in result:
         lines.append(f"roofline drawn: {result['plot']}")
