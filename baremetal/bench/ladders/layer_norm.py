@@ -145,7 +145,7 @@ def cancellation(size: int) -> Afterword:
         "cancellation",
         "error of 1/σ, relative, when numbers with a spread of 1 have a mean far from 0",
         rows,
-        "E[x²] - μ² (version 2) loses digits with μ²; a dash is NaN, the root of a negative variance",
+        "E[x²] - μ² (version 2) loses digits with μ²; a dash is NaN, from a negative variance",
     )
 
 

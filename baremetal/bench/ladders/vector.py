@@ -4,10 +4,9 @@ A compiler turns a loop into vector instructions where it can see that it may. W
 registers from one turn of the loop to the next it decides alone, and for the inner loop of a
 matrix product it decides badly more often than not. So BLAS libraries write that loop in assembly.
 This is as near to it as a Python file comes: a type `Sixteen` for numba whose values are LLVM
-vectors <16 x float>, and four things to do with them,
+vectors <16 x float>, and three things to do with them,
 
     v = load(p)                 sixteen numbers from memory, p[0] .. p[15]
-    v = zeros(p)                sixteen zeros (p only tells the type)
     w = add_scaled(w, x, v)     w + x v: one number times a vector, a fused multiply-add
     store(p, v)                 back to memory
 
@@ -68,16 +67,6 @@ def store(typing_context, pointer, vector):
 
 
 @intrinsic
-def zeros(typing_context, pointer):
-    """Sixteen zeros."""
-
-    def generate(context, builder, signature, values):
-        return ir.Constant(VECTOR, [0.0] * WIDTH)
-
-    return SIXTEEN(pointer), generate
-
-
-@intrinsic
 def add_scaled(typing_context, total, x, vector):
     """total + x * vector, with one rounding where the processor can (fused multiply-add)."""
 
@@ -89,7 +78,7 @@ def add_scaled(typing_context, total, x, vector):
         x_everywhere = builder.shuffle_vector(
             builder.insert_element(nothing, x, first), nothing, everywhere
         )
-        product = builder.fmul(x_everywhere, vector, flags=("contract",))
-        return builder.fadd(product, total, flags=("contract",))
+        # The versions are compiled with leave to contract the two into one instruction.
+        return builder.fadd(builder.fmul(x_everywhere, vector), total)
 
     return SIXTEEN(total, types.float32, vector), generate
