@@ -42,7 +42,7 @@ rng = np.random.default_rng(1)
 # slope. If $y = a \cdot b$, then $a$ counts $b$ times in $y$. So begin at the end, where
 # $dL/dL = 1$, and walk backwards; every operation hands to each of its inputs
 #
-# $$ \frac{dL}{da} \mathrel{+}= \frac{dL}{dy} \cdot \frac{\partial y}{\partial a} $$
+# $$ \frac{dL}{da} \leftarrow \frac{dL}{da} + \frac{dL}{dy} \cdot \frac{\partial y}{\partial a} $$
 #
 # ```
 #    a = 2  --.
@@ -57,9 +57,10 @@ rng = np.random.default_rng(1)
 # One walk gives the slope of $L$ with respect to *everything*, for about twice the arithmetic of
 # the forward (lesson 0 counted it). This is reverse-mode differentiation, or backpropagation.
 #
-# Two things in it are easy to get wrong. The `+=`: a value used twice has two paths to the loss,
-# and both count. And the order: a value may hand on its gradient only after all its uses have
-# reported. The first you will break below; the third exercise tries to do without the second.
+# Two things in it are easy to get wrong. The addition, `+=`: a value used twice has two paths to
+# the loss, and both count. And the order: a value may hand on its gradient only after all its
+# uses have reported. The first you will break below; the third exercise tries to do without the
+# second.
 
 # %% [markdown]
 # ## Build it

@@ -46,9 +46,9 @@ baremetal.set_num_threads(1)
 # $$ p(\text{text}) = \prod_t p(x_t \mid x_0, \dots, x_{t-1}) $$
 #
 # Train it by its surprise. If the model gave the character that really came the probability $p$,
-# its loss is $-\ln p$, in *nats*: 0 if it was certain and right, large if it was certain and
+# its loss is $-\ln(p)$, in *nats*: 0 if it was certain and right, large if it was certain and
 # wrong. The loss of a text is the mean over its characters. One who knows nothing but the
-# alphabet of $V$ characters gives each of them $1/V$, and has the loss $\ln V$.
+# alphabet of $V$ characters gives each of them $1/V$, and has the loss $\ln(V)$.
 #
 # The model, with the shape of what flows through it (B texts at a time, T characters each, width
 # C, alphabet V):
@@ -64,7 +64,7 @@ baremetal.set_num_threads(1)
 #     (+) <-----------------'
 #      :  more such blocks
 #      |  norm, times the same table of vectors
-#    logits  (B, T, V)  -> softmax -> probabilities of the next character, at every place
+#    logits  (B, T, V)  -> softmax -> probabilities of the next one
 # ```
 #
 # Two choices in it are not obvious. The lines that go round the boxes (*residual* connections):
