@@ -50,6 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         sys.stderr.close()
         return 0
+    except MemoryError as error:
+        print(
+            f"baremetal: not enough memory ({_one_line(str(error))}): ask for less", file=sys.stderr
+        )
+        return 2
+    except OSError as error:  # a full disk, a missing permission
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"baremetal: {error.strerror or error}{where}: what was saved is intact",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _use_utf8() -> None:

@@ -115,6 +115,12 @@ class InPlace(Traced):
         return array if harmless else self._copied(array, array.dtype)
 
     def _check_allowed(self, name: str, other: Any) -> None:
+        # A kernel writes through a bare address: nothing below would notice a read-only array.
+        if not self.data.flags.writeable:
+            raise AutogradError(
+                f"'{name}' on a tensor of shape {self.shape} whose memory is read-only (a view by "
+                ".numpy(), a broadcast, a mapped file): change a clone() instead"
+            )
         if not grad_enabled():
             return
         who = "it" if self.tracked else "the other side"

@@ -93,7 +93,9 @@ class Methods(Traced):
         return ops.max(self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        return -ops.max(-self, axis=axis, keepdims=keepdims)  # type: ignore[operator]
+        """The smallest element. (Integers and booleans as int64: -x must exist for every x.)"""
+        x: Any = self if self.dtype.kind == "f" else ops.cast(self, dtype=np.int64)
+        return -ops.max(-x, axis=axis, keepdims=keepdims)
 
     def var(self, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> "Tensor":
         """Variance, divided by N - ddof. (NumPy's default 0; PyTorch's is 1.)"""

@@ -16,7 +16,7 @@ from baremetal.train.config import TrainConfig
 from baremetal.train.console import Console
 from baremetal.train.run_folder import RunFolder
 from baremetal.train.stop import stop_on_signals
-from baremetal.train.trainer import Trainer, load_model
+from baremetal.train.trainer import Trainer
 
 # What a checkpoint decides when a run starts from its weights.
 SHAPE_FIELDS = (
@@ -86,14 +86,30 @@ def _fresh(config: TrainConfig, start_from: str) -> tuple[Trainer, RunFolder]:
         trainer = Trainer(config)  # refuses bad data before a folder is made
     else:
         checkpoint = load_checkpoint(start_from, groups=["model"])
-        model, tokenizer = load_model(checkpoint)
-        saved = checkpoint.state["config"]
-        shape = {name: saved[name] for name in SHAPE_FIELDS}
-        config = dataclasses.replace(config, **shape)
-        trainer = Trainer(config, data=build_data(config, tokenizer), model=model)
+        config = _shaped_like(config, checkpoint.state["config"])
+        tokenizer = load_model_tokenizer(checkpoint.state["tokenizer"])
+        trainer = Trainer(config, data=build_data(config, tokenizer))
+        trainer.model.load_state_dict(checkpoint.tensors["model"])
     run = RunFolder.create(config)
     trainer.run_folder = run
     return trainer, run
+
+
+def _shaped_like(config: TrainConfig, saved: dict[str, Any]) -> TrainConfig:
+    """The configuration with the shape and tokenizer of the checkpoint it starts from.
+
+    Raises:
+        BaremetalError: an option was given that the checkpoint contradicts.
+    """
+    usual = TrainConfig()
+    for name in SHAPE_FIELDS:
+        given = getattr(config, name)
+        if given not in (getattr(usual, name), saved[name]):
+            raise BaremetalError(
+                f"--{name.replace('_', '-')} {given}, but the checkpoint was trained with "
+                f"{saved[name]}: leave the option out, or start a new model without --from"
+            )
+    return dataclasses.replace(config, **{name: saved[name] for name in SHAPE_FIELDS})
 
 
 def _resumed(config: TrainConfig, resume: str) -> tuple[Trainer, RunFolder]:
@@ -109,6 +125,7 @@ def _resumed(config: TrainConfig, resume: str) -> tuple[Trainer, RunFolder]:
             f"{run.path} has done all its {config.steps} steps: give more with --steps"
         )
     run.forget_after(trainer.step)
+    run.write_config(config)  # options given now hold for the next resume too
     return trainer, run
 
 

@@ -6,6 +6,7 @@ beside its results: `config.toml` in the run folder is enough to repeat the run.
 
 import dataclasses
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from typing import Any, Literal
 from baremetal.data.wording import did_you_mean
 from baremetal.errors import BaremetalError
 from baremetal.optim.rates import ScheduleName
+
+LARGEST_RATE = 1e30  # beyond it a float32 update overflows whatever the gradient is
 
 ModelName = Literal["gpt", "llama", "moe"]
 OptimizerName = Literal["adamw", "sgd", "muon"]
@@ -101,6 +104,9 @@ class TrainConfig:
     """Threads for the kernels; 0 means all cores."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float):
+                _require(name, value, math.isfinite(value), "a finite number")
         for name in ("layers", "heads", "width", "context", "batch", "accumulate", "keep"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "warmup", "sample_tokens", "threads", "kv_heads", "clip", "seed"):
@@ -109,7 +115,8 @@ class TrainConfig:
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("beta1", "beta2", "dropout"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "from 0 up to 1")
-        _require("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+        rate = self.learning_rate
+        _require("learning_rate", rate, 0 < rate <= LARGEST_RATE, f"above 0, up to {LARGEST_RATE}")
         _require("final_rate", self.final_rate, 0 <= self.final_rate <= 1, "from 0 to 1")
         if self.width % self.heads:
             raise BaremetalError(

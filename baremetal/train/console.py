@@ -114,7 +114,10 @@ class Console:
             f"step {report.step:>6}  train loss {train_loss:.4f}  "
             f"val loss {val_loss:.4f}  ({bits:.3f} bits per byte)"
         )
-        draw_loss(self.run)
+        try:
+            draw_loss(self.run)
+        except OSError as error:
+            self.say(f"warning: cannot draw {self.run.picture}: {error.strerror or error}")
 
     def _log(self, report: StepReport, val_loss: float | None) -> float:
         """Append a row; its training loss is the mean since the row before, and is returned."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from baremetal.checkpoint import CHECKPOINTS_FOLDER
 from baremetal.errors import BaremetalError
+from baremetal.trace.files import write_atomically
 from baremetal.train.config import TrainConfig, read_config
 
 METRICS = "metrics.jsonl"
@@ -48,7 +49,7 @@ class RunFolder:
             parent.mkdir(parents=True, exist_ok=True)
             path = _make_named(parent, config) if config.name else _make_numbered(parent, config)
             run = cls(path)
-            run.config.write_text(config.to_toml(), encoding="utf-8")
+            run.write_config(config)
         except OSError as error:
             reason = error.strerror or error
             raise BaremetalError(
@@ -69,6 +70,10 @@ class RunFolder:
                 f"{path} is no run folder (it has no {CONFIG}): 'baremetal runs' lists them"
             )
         return run
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Write the configuration, all or nothing."""
+        write_atomically(self.config, config.to_toml().encode("utf-8"))
 
     def read_config(self) -> TrainConfig:
         """The configuration the run was started with."""
@@ -92,9 +97,7 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps beyond a checkpoint: they will be done again."""
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-        temporary = self.metrics.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self.metrics)
+        write_atomically(self.metrics, "".join(kept).encode("utf-8"))
 
 
 def _make_named(parent: Path, config: TrainConfig) -> Path:

@@ -27,9 +27,13 @@ def find_runs(folder: str | Path) -> list[RunFolder]:
 
 def summarise(run: RunFolder) -> dict[str, Any]:
     """One row of the table: the run's last figures and its best validation loss."""
-    config = run.read_config()
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row["run"] = run.path.name
+    try:
+        config = run.read_config()
+    except BaremetalError:  # one damaged run must not hide the others
+        row["model"] = "unreadable"
+        return row
     row["model"] = f"{config.model} {config.layers}x{config.width}"
     rows = list(run.rows())
     if rows:

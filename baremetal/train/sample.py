@@ -30,6 +30,8 @@ def sample(
     """
     if count < 0:
         raise BaremetalError(f"--tokens {count}: expected 0 or more")
+    if seed < 0:
+        raise BaremetalError(f"--seed {seed}: expected 0 or more")
     if not prompt:
         raise BaremetalError("the prompt is empty: give at least one character to continue")
     model, tokenizer = load_model(load_checkpoint(checkpoint, groups=["model"]))

@@ -154,11 +154,29 @@ class Trainer:
             f"{where}; the weights are untouched. {self._advice()}"
         )
 
+    def _refuse_non_finite_evaluation(self, val_loss: float) -> None:
+        """Every step was finite, and yet the model has become useless: stop, and do not save it."""
+        if not math.isfinite(val_loss):
+            raise NonFiniteError(
+                f"step {self.step}: the validation loss is no longer finite, though every training "
+                f"step was: the last update overflowed; it is not saved. {self._advice()}"
+            )
+
+    def _refuse_non_finite_weights(self) -> None:
+        """A finite gradient times a huge rate can overflow: such weights are never saved."""
+        for name, parameter in self.model.named_parameters():
+            if not np.isfinite(parameter.data).all():
+                raise NonFiniteError(
+                    f"step {self.step}: the update made weights of {name} infinite or NaN; they "
+                    f"are not saved. {self._advice()}"
+                )
+
     def _advice(self) -> str:
         folder = None if self.run_folder is None else self.run_folder.checkpoints
         last = None if folder is None or not folder.is_dir() else latest_checkpoint(folder)
         advice = "Lower --learning-rate, or lengthen --warmup"
-        return f"The last good checkpoint is {last}. {advice}" if last else advice
+        found = f"The last good checkpoint is {last}" if last else "There is no checkpoint yet"
+        return f"{found}. {advice}"
 
     # ------------------------------------------------------------ evaluation
 
@@ -208,16 +226,18 @@ class Trainer:
             last = self.step == self.config.steps
             stopping = should_stop()
             on_step(report)
-            improved = False
+            improved, val_loss = False, None
             if self.evaluates_at(self.step):
                 start = time.perf_counter()
                 val_loss = self.evaluate()
                 evaluation_s = time.perf_counter() - start
+                self._refuse_non_finite_evaluation(val_loss)
                 improved = val_loss < self.best_val_loss
                 self.best_val_loss = min(val_loss, self.best_val_loss)
-                on_evaluation(report, val_loss, evaluation_s)
             if last or stopping or improved or self.step % self.config.checkpoint_every == 0:
                 self.save(best=improved)
+            if val_loss is not None:  # after saving: a picture must not cost a checkpoint
+                on_evaluation(report, val_loss, evaluation_s)
             if stopping:
                 return
 
@@ -227,6 +247,7 @@ class Trainer:
         """Write a checkpoint of this moment (if there is a run folder)."""
         if self.run_folder is None:
             return
+        self._refuse_non_finite_weights()
         save_checkpoint(
             self.run_folder.checkpoints,
             self.step,

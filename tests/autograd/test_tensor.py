@@ -469,3 +469,26 @@ def test_bad_keys_raise_index_errors(key):
 def test_messages_say_what_was_given_and_what_was_expected(call, message):
     with pytest.raises(BaremetalError, match=message):
         call()
+
+
+def test_read_only_memory_is_never_written(tmp_path):
+    """A kernel writes through an address: without the check a mapped file ends the process."""
+    np.zeros(3, np.float32).tofile(tmp_path / "z.bin")
+    mapped = Tensor(np.memmap(tmp_path / "z.bin", np.float32, mode="r"))
+    x = Tensor([1.0, 2.0])
+    seen = Tensor(x.numpy())
+    repeated = Tensor(np.zeros((1, 3), np.float32)).broadcast_to(2, 3)
+    for tensor in (mapped, seen, repeated):
+        with pytest.raises(AutogradError, match=r"read-only.*clone"):
+            tensor += 1
+        with pytest.raises(AutogradError, match="read-only"):
+            tensor.zero_()
+        with pytest.raises(AutogradError, match="read-only"):
+            tensor[0] = 1.0
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int8", "bool"])
+def test_small_integers_neither_wrap_nor_turn(dtype):
+    values = np.array([0, 1, 200, 200]).astype(dtype)
+    assert Tensor(values).sum().item() == values.sum()
+    assert Tensor(values).min().item() == values.min()

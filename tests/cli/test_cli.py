@@ -104,6 +104,26 @@ def test_fine_tuning_starts_from_the_weights(run, capsys):
     assert tuned["val_loss"] == pytest.approx(rows[-1]["val_loss"], rel=1e-3)
 
 
+def test_fine_tuning_keeps_its_own_options_but_not_another_shape(run, capsys):
+    base = ["train", "--from", str(run), "--data", "text.txt", "--steps", "2", "--name", "tuned"]
+    assert "64" in refusal(capsys, *base, "--width", "64")
+    assert main([*base, "--dropout", "0.3", "--eval-batches", "2", "--json"]) == 0
+    capsys.readouterr()
+    # Resuming rebuilds the model from the run's own configuration: dropout must be in it.
+    assert main(["train", "--resume", "runs/tuned", "--steps", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 4
+    assert "all its 4 steps" in refusal(capsys, "train", "--resume", "runs/tuned")
+
+
+def test_a_full_disk_is_one_line(run, capsys, monkeypatch):
+    def full(self, row):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("baremetal.train.run_folder.RunFolder.log", full)
+    line = refusal(capsys, "train", "--resume", str(run), "--steps", "6")
+    assert "No space left" in line
+
+
 def test_runs_lists_draws_and_exports(run, here, capsys):
     assert main(["runs", "--csv", "out.csv", "--plot", "out.png"]) == 0
     assert "first" in capsys.readouterr().out

@@ -31,6 +31,8 @@ def test_every_field_is_documented():
         ({"steps": -1}, ["--steps -1", "0 or more"]),
         ({"batch": 0}, ["--batch 0", "at least 1"]),
         ({"final_rate": 2.0}, ["--final-rate", "from 0 to 1"]),
+        ({"clip": float("inf")}, ["--clip inf", "finite"]),
+        ({"learning_rate": 1e39}, ["--learning-rate", "up to"]),
         ({"dropout": 1.0}, ["--dropout", "from 0 up to 1"]),
     ],
 )

@@ -136,6 +136,17 @@ def test_a_non_finite_loss_never_reaches_the_weights(tiny, poison, where):
     assert_same_bits(trainer.optimizer.moments, moments)
 
 
+def test_an_update_that_overflows_is_never_saved(tiny):
+    config = dataclasses.replace(tiny, learning_rate=1e30, warmup=0, checkpoint_every=1)
+    run = RunFolder.create(config)
+    with pytest.raises(NonFiniteError, match=r"There is no checkpoint yet|last good checkpoint"):
+        Trainer(config, run).fit()
+    if run.checkpoints.is_dir():
+        for path in list_checkpoints(run.checkpoints):
+            for name, array in load_checkpoint(path).tensors["model"].items():
+                assert np.isfinite(array).all(), name
+
+
 def test_evaluation_does_not_touch_the_training_state(tiny):
     trainer = Trainer(dataclasses.replace(tiny, dropout=0.5))
     position = trainer.sampler.state_dict()

@@ -51,9 +51,9 @@ def _binary(ctx: Context, kernel, a: np.ndarray, b: np.ndarray, shape: Shape) ->
 
 @op(promotes="common")
 def sum(ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False) -> np.ndarray:
-    """The sum over these axes. Integers and booleans are summed as int64."""
-    if x.dtype.kind in "ib" and x.dtype != np.int64:
-        wide = ctx.empty(x.shape, np.int64)
+    """The sum over these axes. As in NumPy, small integers are summed as int64 (or uint64)."""
+    if x.dtype.kind in "iub" and x.dtype.itemsize < 8:
+        wide = ctx.empty(x.shape, np.uint64 if x.dtype.kind == "u" else np.int64)
         ctx.launch(element_kernels.copy, x, wide)
         x = wide
     return _reduce(ctx, kernels.sum, x, axis, keepdims)
