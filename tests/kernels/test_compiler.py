@@ -15,6 +15,7 @@ from numba import types
 from baremetal.kernels.native import compiler
 from baremetal.kernels.native.abi import Body, Launch, cast, pointer
 from baremetal.kernels.native.compiler import COMPILING, compile_or_load
+from baremetal.kernels.native.vmath import exp
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -247,10 +248,10 @@ print(json.dumps([COMPILING.compiled, COMPILING.loaded, driver, float(total)]))
 """
 
 
-def in_a_new_process(folder: Path) -> list:
+def in_a_new_process(folder: Path, program: str = NEW_PROCESS) -> list:
     environment = {**os.environ, "BAREMETAL_CACHE_DIR": str(folder)}
     finished = subprocess.run(
-        [sys.executable, "-W", "error", "-c", NEW_PROCESS],
+        [sys.executable, "-W", "error", "-c", program],
         capture_output=True, encoding="utf-8", env=environment, timeout=300, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
@@ -268,3 +269,51 @@ def test_a_second_process_compiles_nothing_and_a_damaged_cache_harms_nobody(tmp_
     for file in files:
         file.write_bytes(b"garbage")
     assert in_a_new_process(tmp_path)[3] == total
+
+
+SAME_BITS = """
+import json, zlib
+import numpy as np
+from baremetal.kernels import cross_entropy, softmax
+from baremetal.kernels.native.compiler import COMPILING
+x = np.random.default_rng(5).standard_normal((64, 103), np.float32)
+targets, losses, lse = np.arange(64), np.empty(64, np.float32), np.empty(64, np.float32)
+logs, weights = np.empty_like(x), np.empty_like(x)
+launches = [
+    lambda: cross_entropy.cross_entropy.run(x, targets, losses, lse, ignore_index=-1),
+    lambda: softmax.log_softmax.run(x, logs),
+    lambda: softmax.softmax.run(x, weights),
+]
+for launch in launches ORDER:
+    launch()
+bits = [zlib.crc32(array.tobytes()) for array in (losses, lse, logs, weights)]
+print(json.dumps([COMPILING.compiled, bits]))
+"""
+
+
+def test_the_same_bits_compiled_or_loaded_and_in_any_order(tmp_path):
+    """What these bodies share, a reordered sum, must not be the copy of whoever came first."""
+    compiled, bits = in_a_new_process(tmp_path, SAME_BITS.replace("ORDER", ""))
+    assert compiled == 3
+    for order in ("", "[::-1]"):
+        assert in_a_new_process(tmp_path, SAME_BITS.replace("ORDER", order)) == [0, bits]
+
+
+@numba.extending.register_jitable(fastmath={"reassoc"})  # not inlined by force, as it must be
+def sum_of_powers(x, count):
+    total = x[0]
+    for i in range(count):
+        total += exp(x[i])
+    return total
+
+
+def calling_body(lo, hi, args):
+    x = pointer(args, 0)
+    x[lo] = sum_of_powers(x, hi) + sum_of_powers(x, lo) * sum_of_powers(x, hi - lo)
+
+
+def test_a_call_left_over_is_refused(tmp_path, cache_at):
+    cache_at(tmp_path)
+    for _ in range(2):  # it is not kept on disk, so the next process refuses it too
+        with pytest.raises(TypeError, match=r"calling_body calls .*sum_of_powers.* with @inlined"):
+            Body(calling_body, reassociate=False).address(FLOAT32)

@@ -24,11 +24,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
 from baremetal.kernels.native.abi import FLOATING, Body
-from baremetal.kernels.native.compiler import COMPILING, cache_folder, compile_or_load
+from baremetal.kernels.native.compiler import COMPILING, arithmetic, cache_folder, compile_or_load
 
 # Division as in C; products and sums may be fused, never reordered unless a version asks for it.
-STRICT: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
-REORDERED: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+STRICT = arithmetic(reassociate=False)
+REORDERED = arithmetic(reassociate=True)
 
 # Decorators for the functions that versions are made of; each keeps its own arithmetic.
 inlined = register_jitable(**STRICT)

@@ -54,7 +54,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numba.extending import register_jitable
 
 from baremetal.kernels.native.abi import (
     FLOATING,
@@ -68,6 +67,7 @@ from baremetal.kernels.native.abi import (
     stack,
 )
 from baremetal.kernels.native.blas import gemm
+from baremetal.kernels.native.compiler import inlined
 from baremetal.kernels.native.pool import PARALLEL_FROM, POOL
 from baremetal.kernels.native.transpose import LANES, transpose_tile
 from baremetal.kernels.native.vmath import exp, like, log, select
@@ -92,7 +92,7 @@ LOWEST_FINITE = {np.dtype(t): float(np.finfo(t).min) for t in (np.float32, np.fl
 LARGEST = 2**31 - 1  # BLAS takes 32-bit sizes
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _rows_from(args, array, sample, position, head):
     """array[sample, position:, head, :] as BLAS wants a matrix: address, distance between rows."""
     words = DISTANCES + 3 * array
@@ -101,7 +101,7 @@ def _rows_from(args, array, sample, position, head):
     return offset(pointer(args, array), start), step
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _transpose(x, rows, width, panel):
     """panel (D, QUERIES) = x (rows, D) transposed."""
     x, step = x
@@ -118,7 +118,7 @@ def _transpose(x, rows, width, panel):
 # its columns the queries from `skip` to `rows`.
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _fill_tile(tile, extent, alpha, x, panel):
     """tile (keys, queries) = alpha x (keys, D) panel (D, queries)."""
     keys, skip, rows, width = extent
@@ -128,7 +128,7 @@ def _fill_tile(tile, extent, alpha, x, panel):
     )  # fmt: skip
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _gather_keys(out, beta, alpha, tile, extent, x):
     """out (queries, D) = beta out + alpha tileᵀ (queries, keys) x (keys, D)."""
     keys, skip, rows, width = extent
@@ -138,7 +138,7 @@ def _gather_keys(out, beta, alpha, tile, extent, x):
     )  # fmt: skip
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _gather_queries(out, beta, alpha, tile, extent, x):
     """out (keys, D) = beta out + alpha tile (keys, queries) x (queries, D)."""
     keys, skip, rows, width = extent
@@ -189,13 +189,13 @@ def causal_attention_body(lo, hi, args):
             lse[r] = total[r]
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _balanced(index, tiles):
     """0, n-1, 1, n-2, ...: late queries see more keys, and every thread gets some of both."""
     return index // 2 if index % 2 == 0 else tiles - 1 - index // 2
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _softmax_step(tile, keys, ahead, peak, total, shrink):
     """tile (keys, QUERIES) becomes exp(tile - peak) under the new peak; totals follow.
 
@@ -223,7 +223,7 @@ def _softmax_step(tile, keys, ahead, peak, total, shrink):
             total[r] += weight
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _scale_rows(x, rows, width, factor):
     """x[r, :] *= factor[r]."""
     for r in range(rows):
@@ -292,7 +292,7 @@ def causal_attention_backward_body(lo, hi, args):
                     _gather_keys(grad_q, one if key > 0 else zero, scale, slopes, extent, k)
 
 
-@register_jitable(error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+@inlined(reassociate=True)
 def _shift_and_delta(args, sample, first, head, rows, shift, delta):
     """Per query: shift = lse, or a finite number for a query that sees nothing; delta = G · out."""
     width = integer(args, 13)
@@ -307,7 +307,7 @@ def _shift_and_delta(args, sample, first, head, rows, shift, delta):
         delta[r] = total
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _softmax_gradient(weights, slopes, keys, ahead, shift, delta):
     """weights: scores s -> exp(s - lse);  slopes: dW = G · v -> dS = W (dW - delta)."""
     hidden = like(shift[0], -math.inf)

@@ -25,6 +25,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 import scipy
+from numba.extending import register_jitable
 
 KEPT_FOLDERS = 4  # caches of other versions that stay on disk (switching branches is common)
 
@@ -123,6 +124,48 @@ def compile_or_load(make: Callable[[bool], Any]) -> Any:
             return make(False)
 
 
+def arithmetic(reassociate: bool) -> dict[str, Any]:
+    """numba's options for the arithmetic of kernels.
+
+    `error_model="numpy"`: division by zero gives infinity, as in C; Python's check would keep the
+    loop from vectorising (a GELU runs 13 times slower with it). Fast-math flags are chosen one
+    by one: fused multiply-add always, reordering of sums where it is asked for; never the flags
+    that let the compiler assume there are no NaNs or infinities.
+    """
+    flags = {"contract", "reassoc", "nsz"} if reassociate else {"contract"}
+    return {"error_model": "numpy", "fastmath": flags}
+
+
+def inlined(function: Callable | None = None, *, reassociate: bool = False) -> Any:
+    """Decorator for the functions that bodies are made of: ``@inlined``, with its own arithmetic.
+
+    Inlined by force, because a call that is left over makes the same source compute other bits.
+    Each body that calls f carries a copy of f, optimised together with that body; but the linker
+    keeps only the first f that it meets in a process, and which that is depends on what was
+    compiled or loaded before. A reordered sum then has one order today and another tomorrow.
+    `compile_body` refuses a body with a call left over.
+    """
+    if function is None:
+        return lambda f: inlined(f, reassociate=reassociate)
+    return register_jitable(forceinline=True, **arithmetic(reassociate))(function)
+
+
+def _refuse_calls_left_over(compiled: Any) -> None:
+    """Every function that a body calls must have become part of it; see `inlined`."""
+    shared = [
+        function.name
+        for function in compiled._library.get_defined_functions()
+        if function.linkage == llvm.Linkage.linkonce_odr
+    ]
+    if shared:
+        compiled._cache.flush()
+        raise TypeError(
+            f"the kernel body {compiled.__name__} calls a function that was not inlined "
+            f"({', '.join(shared)}), so its bits would depend on what else is loaded: "
+            "decorate that function with @inlined"
+        )
+
+
 class CompileListeners:
     """Who wants to know that a kernel is being made ready (a progress bar does).
 
@@ -156,14 +199,10 @@ COMPILING = CompileListeners()
 def compile_body(function: Callable, signature: Any, reassociate: bool) -> Any:
     """Machine code for one body and one element type, from the cache if it is there.
 
-    `error_model="numpy"`: division by zero gives infinity, as in C; Python's check would keep the
-    loop from vectorising (a GELU runs 13 times slower with it). Fast-math flags are chosen one
-    by one: fused multiply-add always, reordering of sums where the body asks; never the flags
-    that let the compiler assume there are no NaNs or infinities.
+    Raises TypeError if the body calls a function that is not `inlined`.
     """
     COMPILING.tell(function.__name__)
-    flags = {"contract", "reassoc", "nsz"} if reassociate else {"contract"}
-    options = {"error_model": "numpy", "fastmath": flags}
+    options = arithmetic(reassociate)
     compiled = compile_or_load(
         lambda cache: numba.cfunc(signature, cache=cache, **options)(function)
     )
@@ -171,4 +210,5 @@ def compile_body(function: Callable, signature: Any, reassociate: bool) -> Any:
         COMPILING.loaded += 1
     else:
         COMPILING.compiled += 1
+        _refuse_calls_left_over(compiled)
     return compiled

@@ -7,7 +7,6 @@ each element its factor, 0 or 1 / (1 - p), in a tile on the stack; a second loop
 """
 
 import numpy as np
-from numba.extending import register_jitable
 
 from baremetal.kernels.native.abi import (
     FLOATING,
@@ -21,6 +20,7 @@ from baremetal.kernels.native.abi import (
     scalar,
     stack,
 )
+from baremetal.kernels.native.compiler import inlined
 
 TILE = 256  # elements whose factors are made at once; a literal in the body
 
@@ -29,7 +29,7 @@ MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def mix(c, k0, k1, i):
     """Round i (0..9) of Philox4x32 on four 64-bit integers that hold 32-bit words."""
     c0, c1, c2, c3 = c
@@ -45,7 +45,7 @@ def mix(c, k0, k1, i):
 
 # Inlined by force and written without a loop: a call, or an inner loop, keeps the loop over the
 # counters scalar.
-@register_jitable(inline="always")
+@inlined
 def philox(c, k0, k1):
     """Philox4x32-10 of counter c and key (k0, k1); see `kernels/dropout.py`."""
     c = mix(mix(c, k0, k1, 0), k0, k1, 1)

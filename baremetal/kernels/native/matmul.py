@@ -17,7 +17,6 @@ sum, sizes beyond 32 bits) is left to NumPy.
 from collections.abc import Sequence
 
 import numpy as np
-from numba.extending import register_jitable
 
 from baremetal.kernels.native.abi import (
     FLOATING,
@@ -29,6 +28,7 @@ from baremetal.kernels.native.abi import (
     scalar,
 )
 from baremetal.kernels.native.blas import gemm, gemv
+from baremetal.kernels.native.compiler import inlined
 
 BLOCK = 16  # rows or columns that are never split between threads
 MACS_PER_ELEMENT = 16  # BLAS does about this many multiply-adds in the time of one copied element
@@ -38,7 +38,7 @@ READY_MADE = {0.0: 0, 1.0: 0x3FF0_0000_0000_0000}  # bit patterns that need no c
 LARGEST = 2**31 - 1  # BLAS takes 32-bit sizes
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def _blocks_of_one(args, a, b, c, lo, hi):
     """Blocks lo..hi of C = alpha op(A) op(B) + beta C for matrices that start at a, b, c.
 

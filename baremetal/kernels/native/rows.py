@@ -3,8 +3,9 @@
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
+from baremetal.kernels.native.compiler import inlined
 from baremetal.kernels.native.vmath import exp, like
 
 
@@ -69,7 +70,7 @@ def _from_order_key(typing_context, key):
     return element(key), generate
 
 
-@register_jitable(error_model="numpy")
+@inlined
 def largest(x, count):
     """The largest of x[0..count), count >= 1, or NaN. A NaN among them may also be overlooked.
 
@@ -87,7 +88,7 @@ def largest(x, count):
 # Sums may be reordered, so that they vectorise. The permission is confined to a function of its
 # own: given to a whole body, it lets the compiler turn (x - peak) - log(total), which is exact
 # where it matters, into x - (peak + log(total)), which is not.
-@register_jitable(error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+@inlined(reassociate=True)
 def sum_of_exp(x, shift, count):
     """exp(x[0] - shift) + ... + exp(x[count - 1] - shift)."""
     total = like(shift, 0)

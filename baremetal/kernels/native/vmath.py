@@ -42,10 +42,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
+from baremetal.kernels.native.compiler import arithmetic
+
 # The functions state their own arithmetic flags, because the trick of rounding by adding and
 # subtracting a large number dies if sums may be reordered, as reductions ask for. Contraction to
 # fused multiply-adds is welcome. They are always inlined: a call left over stops the vectoriser.
-PRECISE = {"fastmath": {"contract"}, "error_model": "numpy", "forceinline": True}
+PRECISE = {"forceinline": True, **arithmetic(reassociate=False)}
 
 F = np.float32
 LOG2_E = F(1.4426950408889634)
