@@ -59,8 +59,8 @@ def _versions() -> Iterable[Finding]:
 
 
 def _blas() -> Iterable[Finding]:
-    from baremetal.kernels.native import blas  # noqa: F401  limits SciPy's to one thread
-    from baremetal.kernels.native.blas_library import blas_report
+    # From `blas`, not from where it is written: importing that limits SciPy's BLAS to one thread.
+    from baremetal.kernels.native.blas import blas_report
 
     for package, library in blas_report().items():
         core = library["architecture"] or "unknown core type"

@@ -35,8 +35,8 @@ def usable_cores() -> int:
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, system, Python, and every BLAS with its core type."""
-    from baremetal.kernels.native import blas  # noqa: F401  limits SciPy's to one thread
-    from baremetal.kernels.native.blas_library import blas_report
+    # From `blas`, not from where it is written: importing that limits SciPy's BLAS to one thread.
+    from baremetal.kernels.native.blas import blas_report
 
     return {
         "processor": processor_name(),

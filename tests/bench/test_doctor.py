@@ -81,14 +81,14 @@ def test_fewer_threads_than_cores_are_a_warning(monkeypatch):
 
 @pytest.mark.usefixtures("quick")
 def test_a_held_back_blas_is_a_warning(monkeypatch):
-    """The report is what `blas_library` would give; its own tests say when it warns."""
+    """The report is what `blas` would give; its own tests say when it warns."""
     library = {
         "library": "openblas", "version": "0.3.30", "architecture": "Prescott", "threads": 1,
         "path": "lib.so", "warning": "OPENBLAS_CORETYPE is set: unset it",
     }  # fmt: skip
     unknown = dict.fromkeys(library) | {"library": "unknown", "warning": ""}
     monkeypatch.setattr(
-        "baremetal.kernels.native.blas_library.blas_report",
+        "baremetal.kernels.native.blas.blas_report",
         lambda: {"scipy": library, "numpy": unknown},
     )
     assert finding("BLAS of scipy").state == "warning"

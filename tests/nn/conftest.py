@@ -1,31 +1,12 @@
 """What the tests of this room share: tiny models, and modules as functions of their parameters."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 
-from baremetal.errors import BaremetalError
 from baremetal.nn import GPT, GPTConfig, Grok, GrokConfig, Llama, LlamaConfig
 
 KINDS = {"gpt": (GPT, GPTConfig), "llama": (Llama, LlamaConfig), "grok": (Grok, GrokConfig)}
 SIZES = {"vocab_size": 11, "context": 8, "layers": 2, "heads": 4, "width": 16}
-
-
-@pytest.fixture
-def refused():
-    """`with refused("word", ...)`: a BaremetalError of one printable line with these words."""
-
-    @contextmanager
-    def check(*words):
-        with pytest.raises(BaremetalError) as caught:
-            yield
-        message = str(caught.value)
-        assert message.isprintable(), message
-        for word in words:
-            assert word in message
-
-    return check
 
 
 @pytest.fixture

@@ -1,28 +1,9 @@
-"""What the tests of this room share: refusals, and parameters with gradients of our choice."""
-
-from contextlib import contextmanager
+"""What the tests of this room share: parameters with gradients of our choice."""
 
 import numpy as np
 import pytest
 
 from baremetal.autograd import Parameter
-from baremetal.errors import BaremetalError
-
-
-@pytest.fixture
-def refused():
-    """`with refused("word", ...)`: a BaremetalError of one printable line with these words."""
-
-    @contextmanager
-    def check(*words):
-        with pytest.raises(BaremetalError) as caught:
-            yield
-        message = str(caught.value)
-        assert message.isprintable(), message
-        for word in words:
-            assert word in message
-
-    return check
 
 
 @pytest.fixture
