@@ -12,10 +12,11 @@ every launch puts a listener at the door.
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.memory import MemoryPool
 from baremetal.errors import BaremetalError
 from baremetal.kernels.elementwise import fill
@@ -23,6 +24,18 @@ from baremetal.kernels.kernel import Kernel
 
 # A listener runs the launch itself, by calling its first argument: it can time it, or record it.
 Listener = Callable[[Callable[[], None], Kernel, tuple, dict[str, Any]], None]
+
+
+class Recorder(Protocol):
+    """Who writes down a whole step: sees every launch, lends all memory, keeps every check."""
+
+    def launch(
+        self, run: Callable[[], None], kernel: Kernel, arrays: tuple, attributes: dict[str, Any]
+    ) -> None: ...
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray: ...
+
+    def check(self, function: Callable[..., Any], arrays: tuple) -> None: ...
 
 
 class Device:
@@ -43,6 +56,7 @@ class Device:
         self.memory = MemoryPool()
         self.sequence = itertools.count()  # numbers the tape's nodes in the order of their making
         self._listener: Listener | None = None
+        self._recorder: Recorder | None = None
 
     def __repr__(self) -> str:
         return f"Device({self.name!r}, kernels={self.kernels!r})"
@@ -51,7 +65,11 @@ class Device:
         """An uninitialised, C-contiguous array of this shape and dtype."""
         if type(shape) is not tuple:
             shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        return self.memory.empty(shape, dtype if isinstance(dtype, np.dtype) else np.dtype(dtype))
+        if not isinstance(dtype, np.dtype):
+            dtype = np.dtype(dtype)
+        if self._recorder is not None:
+            return self._recorder.empty(shape, dtype)
+        return self.memory.empty(shape, dtype)
 
     def full(self, shape: int | tuple[int, ...], value: float, dtype: Any = np.float32):
         """An array filled with `value`."""
@@ -66,9 +84,8 @@ class Device:
         count of tokens) is passed to kernels in such a buffer and not as an argument, so that a
         recorded step can run again with other numbers in it: ``buffer[0] = 3e-4``.
         """
-        buffer = self.empty(len(values), dtype)
-        buffer[...] = values  # from Python into memory: the one write that is not a launch
-        return buffer
+        # Not from `empty`: written by Python and by no launch, it must keep its place and content.
+        return np.array(values, dtype)
 
     def launch(self, kernel: Kernel, *arrays: Any, **attributes: Any) -> None:
         """Run `kernel` on these arrays. Outputs are among the arguments; nothing is returned."""
@@ -104,6 +121,41 @@ class Device:
             yield
         finally:
             self._listener = None
+
+    # ------------------------------------------------------------ being recorded
+
+    @contextlib.contextmanager
+    def record(self, recorder: Recorder) -> Iterator[None]:
+        """While open, `recorder` sees every launch, lends every buffer and keeps every check."""
+        with self.listen(recorder.launch):
+            self._recorder = recorder
+            try:
+                yield
+            finally:
+                self._recorder = None
+
+    def check(self, function: Callable[..., Any], *arrays: np.ndarray) -> None:
+        """Call ``function(*arrays)``, which raises if their values are not what they must be.
+
+        A kernel has no way to raise, so values from outside (token ids) are checked in Python
+        before the launch. A recorded step repeats its checks whenever it gets new inputs.
+        """
+        function(*arrays)
+        if self._recorder is not None:
+            self._recorder.check(function, arrays)
+
+    def refuse_reading(self, what: str) -> None:
+        """Called where Python is about to read a computed value: not while a step is recorded.
+
+        Raises:
+            AutogradError: what Python does with the value would not be part of the recorded step.
+        """
+        if self._recorder is not None:
+            raise AutogradError(
+                f"{what} reads a computed value while a step is being recorded: what Python makes "
+                "of it (a number, a branch) would be frozen at today's value; return the tensor "
+                "from the captured function and read it outside"
+            )
 
 
 CPU = Device()  # where tensors live unless told otherwise

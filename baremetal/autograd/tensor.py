@@ -145,6 +145,7 @@ class Tensor(Operators, Methods, InPlace):
 
     def numpy(self) -> np.ndarray:
         """A read-only view. (A write through it would escape the tape's change detection.)"""
+        self.device.refuse_reading("numpy()")
         view = self.data.view()
         view.flags.writeable = False
         return view
@@ -156,10 +157,12 @@ class Tensor(Operators, Methods, InPlace):
                 f"item() of a tensor of shape {self.shape}: it has {self.size} elements, expected "
                 "1; index it first, or use tolist()"
             )
+        self.device.refuse_reading("item()")
         return self.data.item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
+        self.device.refuse_reading("tolist()")
         return self.data.tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -183,7 +186,7 @@ class Tensor(Operators, Methods, InPlace):
                 f"the truth of a tensor of shape {self.shape} is ambiguous: compare it, then use "
                 ".numpy().all() or .numpy().any()"
             )
-        return bool(self.data.item())
+        return bool(self.item())
 
     def __float__(self) -> float:
         return float(self.item())

@@ -54,6 +54,17 @@ def _(logits, targets, losses, lse, *, ignore_index) -> Cost:
 
 
 @kernel
+def count_targets(targets: np.ndarray, out: np.ndarray, *, ignore_index: int) -> None:
+    """out () = how many of the int64 targets (N,) are not `ignore_index`, at least 1: a divisor."""
+    out[...] = max(int((targets != ignore_index).sum()), 1)
+
+
+@count_targets.costs
+def _(targets, out, *, ignore_index) -> Cost:
+    return Cost(targets.size, moved(targets, out))
+
+
+@kernel
 def cross_entropy_backward(
     logits: np.ndarray,
     targets: np.ndarray,

@@ -123,6 +123,7 @@ class Experts(Module):
         """Route, let every expert work on its places, and add up what comes back."""
         tokens = x.reshape(-1, x.shape[-1])  # (N, width)
         probabilities = ops.softmax(self.router(tokens))  # (N, E)
+        x.device.refuse_reading("the router of a mixture of experts")
         chosen = top(probabilities.data, self.active)  # (N, k) expert numbers
         self.balance_loss = self._balance(probabilities, chosen)
         capacity = self.capacity(len(tokens)) if self.training else None

@@ -23,6 +23,7 @@ import numpy as np
 from baremetal.autograd import CPU, Device, Parameter, Tensor
 from baremetal.errors import BaremetalError
 from baremetal.kernels import optimizer as kernels
+from baremetal.kernels.elementwise import add
 from baremetal.optim.arena import ParameterArena
 
 
@@ -177,7 +178,8 @@ class Optimizer:
             self.clip(0.0)
         self._measured = False
         # t counts updates: a gated step is none, or the bias correction would be off by one.
-        self.scalars[kernels.STEP] += self.scalars[kernels.GATE]
+        step, gate = (self.scalars[i : i + 1] for i in (kernels.STEP, kernels.GATE))
+        self.device.launch(add, step, gate, step)
         for span in self.spans:
             self._update(span)
         for parameter, _, _ in self.arena.places:

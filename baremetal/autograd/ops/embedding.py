@@ -8,11 +8,12 @@ get the sum of both gradients, added in the order of the indices: the same bits 
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
 from baremetal.autograd.op import Context, op
-from baremetal.autograd.ops.layout import added, contiguous
+from baremetal.autograd.ops.layout import added, as_int64, contiguous
 from baremetal.errors import BaremetalError
 from baremetal.kernels import indexing as kernels
 from baremetal.kernels.elementwise import fill
@@ -21,7 +22,7 @@ from baremetal.kernels.elementwise import fill
 @op
 def embedding(ctx: Context, table: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """table (rows, ...)[indices (...)] -> (*indices.shape, *table.shape[1:])."""
-    indices = _checked_indices("embedding", indices, len(table))
+    indices = _checked_indices(ctx, "embedding", indices, len(table))
     ctx.save(indices)
     out = ctx.empty((*indices.shape, *table.shape[1:]), table.dtype)
     ctx.launch(kernels.gather_rows, _rows(ctx, table, 1), indices, _rows(ctx, out, indices.ndim))
@@ -39,7 +40,7 @@ def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> n
 @op
 def scatter_rows(ctx: Context, values: np.ndarray, indices: np.ndarray, *, rows: int) -> np.ndarray:
     """Zeros (rows, ...), with values (*indices.shape, ...) added at the rows in `indices`."""
-    indices = _checked_indices("scatter_rows", indices, rows)
+    indices = _checked_indices(ctx, "scatter_rows", indices, rows)
     if values.shape[: indices.ndim] != indices.shape:
         raise BaremetalError(
             f"scatter_rows: values have shape {values.shape}, indices {indices.shape}: there must "
@@ -83,18 +84,21 @@ def _rows(ctx: Context, array: np.ndarray, leading: int) -> np.ndarray:
     return contiguous(ctx, array).reshape((*array.shape[:leading], width))
 
 
-def _checked_indices(name: str, indices: np.ndarray, rows: int) -> np.ndarray:
+def _checked_indices(ctx: Context, name: str, indices: np.ndarray, rows: int) -> np.ndarray:
     """As int64, contiguous, all within 0..rows-1."""
     if indices.dtype.kind not in "iu":
         raise BaremetalError(
             f"{name}: indices have dtype {indices.dtype}, expected integers: use astype(np.int64)"
         )
-    indices = np.ascontiguousarray(indices, dtype=np.int64)
-    # As unsigned numbers negative indices are huge: one comparison finds both kinds of fault.
-    if indices.size and indices.view(np.uint64).max() >= rows:
+    ctx.device.check(partial(_check_range, name, rows), indices)
+    return as_int64(ctx, indices)
+
+
+def _check_range(name: str, rows: int, indices: np.ndarray) -> None:
+    """Refuse an index that is no row."""
+    if indices.size and not 0 <= indices.min() <= indices.max() < rows:
         wrong = indices.max() if indices.max() >= rows else indices.min()
         raise BaremetalError(
             f"{name}: index {wrong} is not in 0..{rows - 1}: the table has {rows} rows "
             "(was the text encoded with another vocabulary?)"
         )
-    return indices

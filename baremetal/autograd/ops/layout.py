@@ -20,6 +20,15 @@ def contiguous(ctx: Context, array: np.ndarray) -> np.ndarray:
     return out
 
 
+def as_int64(ctx: Context, array: np.ndarray) -> np.ndarray:
+    """Integers as kernels take them: int64 and C-contiguous, by a launch where they are not."""
+    if array.dtype == np.int64 and array.flags.c_contiguous:
+        return array
+    out = ctx.empty(array.shape, np.dtype(np.int64))
+    ctx.launch(copy_kernel, array, out)
+    return out
+
+
 def reshaped(ctx: Context, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """In this shape (of the same size): a view where there is one, else a copy."""
     if array.flags.c_contiguous:

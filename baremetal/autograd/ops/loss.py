@@ -11,12 +11,13 @@ The mean is over the tokens that count. Gradient accumulation must divide by the
 `total`, and the parts' losses (and gradients) add up to those of the large batch.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from baremetal.autograd.op import Context, op
-from baremetal.autograd.ops.layout import as_rows, reshaped
+from baremetal.autograd.ops.layout import as_int64, as_rows, reshaped
 from baremetal.autograd.traced import Traced
 from baremetal.errors import BaremetalError
 from baremetal.kernels import cross_entropy as kernels
@@ -48,14 +49,14 @@ def cross_entropy(
     """
     _check(logits, targets, reduction)
     rows = as_rows(ctx, logits)
-    flat = np.ascontiguousarray(targets, dtype=np.int64).reshape(-1)
-    counted = _count(flat, rows.shape[1], ignore_index)
+    ctx.device.check(partial(_check_range, rows.shape[1], ignore_index), targets)
+    flat = as_int64(ctx, targets).reshape(-1)
     losses = ctx.empty(flat.shape, rows.dtype)
     lse = ctx.empty(flat.shape, rows.dtype)
     ctx.launch(kernels.cross_entropy, rows, flat, losses, lse, ignore_index=ignore_index)
     count = None
     if reduction == "mean":
-        count = _as_count(ctx, max(counted, 1) if total is None else total, rows.dtype)
+        count = _count(ctx, flat, total, ignore_index, rows.dtype)
     ctx.save(rows, flat, lse, count)
     if reduction == "none":
         return losses.reshape(targets.shape)
@@ -100,12 +101,10 @@ def _check(logits: np.ndarray, targets: np.ndarray, reduction: str) -> None:
         )
 
 
-def _count(targets: np.ndarray, vocabulary: int, ignore_index: int) -> int:
-    """How many targets count. Refuses those that are no token."""
-    # As unsigned numbers negative targets are huge: usually one comparison settles it.
-    ignores = 0 <= ignore_index < vocabulary
-    if targets.size and not ignores and targets.view(np.uint64).max() < vocabulary:
-        return targets.size
+def _check_range(vocabulary: int, ignore_index: int, targets: np.ndarray) -> None:
+    """Refuse targets that are no token."""
+    if targets.size and 0 <= targets.min() and targets.max() < vocabulary:
+        return  # usually nothing is ignored
     kept = targets[targets != ignore_index]
     if kept.size and not 0 <= kept.min() <= kept.max() < vocabulary:
         wrong = kept.max() if kept.max() >= vocabulary else kept.min()
@@ -113,11 +112,16 @@ def _count(targets: np.ndarray, vocabulary: int, ignore_index: int) -> int:
             f"cross_entropy: target {wrong} is not in 0..{vocabulary - 1}: the logits cover a "
             f"vocabulary of {vocabulary} (ignored are targets equal to {ignore_index})"
         )
-    return kept.size
 
 
-def _as_count(ctx: Context, total: Any, dtype: np.dtype) -> np.ndarray:
-    """The divisor as a 0-d array of the logits' dtype; a buffer is read by a launch."""
+def _count(
+    ctx: Context, targets: np.ndarray, total: Any, ignore_index: int, dtype: np.dtype
+) -> np.ndarray:
+    """The divisor as a 0-d array of the logits' dtype; computed, or read from a buffer."""
+    if total is None:
+        count = ctx.empty((), dtype)
+        ctx.launch(kernels.count_targets, targets, count, ignore_index=ignore_index)
+        return count
     if isinstance(total, Traced):
         total = total.data
     if not isinstance(total, np.ndarray):

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from baremetal.kernels.native.abi import (
     FLOATING,
     Launch,
@@ -44,6 +46,23 @@ def cross_entropy(logits, targets, losses, lse, *, ignore_index):
     rows, width = logits.shape
     words = (logits, targets, losses, lse, layout[1], width, ignore_index)
     return [Launch(cross_entropy_body, logits.dtype, words, rows, width)]
+
+
+@body
+def count_targets_body(lo, hi, args):
+    """The only item: out = max(count, 1). Words: 0 targets, 1 out, 2 how many, 3 ignore_index."""
+    targets, out, ignore_index = pointer_i64(args, 0), pointer(args, 1), integer(args, 3)
+    count = 0
+    for row in range(integer(args, 2)):
+        count += 1 if targets[row] != ignore_index else 0
+    out[0] = cast(args, max(count, 1))
+
+
+def count_targets(targets, out, *, ignore_index):
+    """Pack the count; None unless targets are contiguous int64."""
+    if out.dtype not in FLOATING or targets.dtype != np.int64 or not targets.flags.c_contiguous:
+        return None
+    return [Launch(count_targets_body, out.dtype, (targets, out, targets.size, ignore_index), 1)]
 
 
 @body

@@ -16,6 +16,7 @@ it at once, so there is a lock at the door.
 """
 
 import threading
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -51,6 +52,9 @@ def _drive(address, block, items, chunks):
     else:
         for chunk in prange(chunks):
             _call(address, items * chunk // chunks, items * (chunk + 1) // chunks, args)
+
+
+Call = tuple[int, np.ndarray, int, int]  # address, block of words, items, elements of work
 
 
 class ThreadPool:
@@ -90,9 +94,19 @@ class ThreadPool:
         The chunk count depends on sizes and on the thread count alone, so the same launch is
         split the same way every time: same threads, same bits.
         """
-        chunks = min(self.threads, items) if elements >= PARALLEL_FROM else 1
+        chunks = self._chunks(items, elements)
         with self._lock:
             self._drive(address, block, items, chunks)
+
+    def run_all(self, calls: Sequence[Call]) -> None:
+        """`run` for a whole list of calls: the lock is taken once."""
+        drive, chunks_of = self._drive, self._chunks
+        with self._lock:
+            for address, block, items, elements in calls:
+                drive(address, block, items, chunks_of(items, elements))
+
+    def _chunks(self, items: int, elements: int) -> int:
+        return min(self.threads, items) if elements >= PARALLEL_FROM else 1
 
 
 POOL = ThreadPool()

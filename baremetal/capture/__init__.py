@@ -1,0 +1,17 @@
+"""Capture: a step is recorded once, its memory planned, and then replayed."""
+
+from baremetal.capture.arena import Lifetime, lower_bound, plan_arena
+from baremetal.capture.captured import Captured, capture
+from baremetal.capture.errors import CaptureError
+from baremetal.capture.plan import MemoryReport, Plan
+
+__all__ = [
+    "CaptureError",
+    "Captured",
+    "Lifetime",
+    "MemoryReport",
+    "Plan",
+    "capture",
+    "lower_bound",
+    "plan_arena",
+]

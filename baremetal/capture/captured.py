@@ -1,0 +1,179 @@
+"""`capture(fn)`: a function of tensors becomes a fixed plan that is replayed.
+
+    step = baremetal.capture(training_step)
+    loss = step(inputs, targets)      # the first call runs the function, and writes it down
+    loss = step(inputs, targets)      # every later one copies the inputs in and walks the plan
+
+The inputs are arrays. The function gets buffers of the capture's own, in which every later call puts
+its new values; what it returns are tensors (or arrays) whose memory each call overwrites. Anything
+else that should change from step to step must lie in a buffer that the function reads by a launch:
+the optimisers' learning rate and the dropout's step do (`Optimizer.scalars`, `DropoutState`).
+
+What Python does in the function happens once, while it is recorded:
+
+    a loop or a branch        the path taken is the plan
+    a number                  is frozen, unless it lies in a buffer
+    reading a tensor's value  is refused: `.item()`, `float(loss)`, `if loss > 3:`
+    a NumPy array made inside is a constant from then on
+    printing, counting        happens in the first call and never again
+
+State (moments, an arena) must exist before the first call: what the function makes and keeps, the
+replay makes anew each time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from baremetal.autograd import CPU, Device, Tensor
+from baremetal.capture.errors import CaptureError
+from baremetal.capture.plan import Plan, make_plan
+from baremetal.capture.recording import record
+from baremetal.capture.replay import Replay
+
+
+class Captured:
+    """What `capture` returns: call it like the function it was made from.
+
+    Attributes:
+        function: the original.
+        calls: how many calls there were, the recorded one included.
+    """
+
+    def __init__(self, function: Callable[..., Any], device: Device) -> None:
+        self.function = function
+        self.calls = 0
+        self._device = device
+        self._name = getattr(function, "__name__", repr(function))
+        self._inputs: tuple[Any, ...] = ()  # our buffers
+        self._returned: Any = None
+        self._replay: Replay | None = None
+
+    def __repr__(self) -> str:
+        state = "not called yet" if self._replay is None else f"{len(self.plan.launches)} launches"
+        return f"<captured {self._name}: {state}>"
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the function (first call) or replay it.
+
+        Args:
+            inputs: arrays or tensors; in later calls of the same shapes and dtypes. Other objects
+                (numbers, strings) are frozen and must be equal in every call.
+
+        Raises:
+            CaptureError: an input of another shape or dtype, a frozen one that differs.
+            BaremetalError: what the function's own checks raise (a token outside the vocabulary).
+        """
+        if self._replay is None:
+            returned = self._record(inputs)
+        else:
+            self._copy_in(inputs)
+            self._replay.run()
+            returned = self._returned
+        self.calls += 1
+        return returned
+
+    @property
+    def plan(self) -> Plan:
+        """What was recorded.
+
+        Raises:
+            CaptureError: the function was not called yet.
+        """
+        if self._replay is None:
+            raise CaptureError(f"{self._name} has no plan yet: call it once, which records it")
+        return self._replay.plan
+
+    def _record(self, inputs: tuple) -> Any:
+        self._inputs = tuple(_own(value) for value in inputs)
+        returned, recording = record(self.function, self._inputs, self._device)
+        self._returned = _off_the_tape(returned)
+        del returned  # with it goes the tape, and what only the tape kept alive
+        recording.find_kept()
+        plan = make_plan(recording)
+        self._replay = Replay(plan, native=self._device.kernels == "native")
+        return self._returned
+
+    def _copy_in(self, inputs: tuple) -> None:
+        """Put the new inputs where the plan expects them; everything is checked before a launch."""
+        if len(inputs) != len(self._inputs):
+            raise CaptureError(
+                f"{self._name} was captured with {len(self._inputs)} inputs, got {len(inputs)}"
+            )
+        for position, (own, given) in enumerate(zip(self._inputs, inputs, strict=True)):
+            self._check_input(position, own, given)
+        before = [_array(own).copy() for own in self._inputs if _is_array(own)]
+        for own, given in zip(self._inputs, inputs, strict=True):
+            if _is_array(own):
+                np.copyto(_array(own), _array(given))
+        try:
+            for check in self.plan.checks:
+                check.function(*check.arrays)
+        except Exception:
+            arrays = [_array(own) for own in self._inputs if _is_array(own)]
+            for own, old in zip(arrays, before, strict=True):
+                np.copyto(own, old)
+            raise
+
+    def _check_input(self, position: int, own: Any, given: Any) -> None:
+        if not _is_array(own):
+            if type(given) is not type(own) or given != own:
+                raise CaptureError(
+                    f"input {position} of {self._name} is {given!r}, but {own!r} was frozen when it "
+                    "was captured: pass an array for what changes, or capture again"
+                )
+            return
+        if not _is_array(given):
+            raise CaptureError(
+                f"input {position} of {self._name} is a {type(given).__name__}, but was captured "
+                f"as an array of shape {own.shape}: pass an array"
+            )
+        if given.shape != own.shape or given.dtype != own.dtype:
+            raise CaptureError(
+                f"input {position} of {self._name} has shape {given.shape} {given.dtype}, but was "
+                f"captured with shape {own.shape} {own.dtype}: a plan is made for one shape and "
+                "dtype; capture again for another"
+            )
+
+
+def capture(function: Callable[..., Any], *, device: Device = CPU) -> Captured:
+    """A function that is recorded when it is first called and replayed from then on.
+
+    Args:
+        function: takes arrays (or tensors) and returns tensors, arrays, or tuples, lists or dicts
+            of them.
+        device: where it launches.
+    """
+    return Captured(function, device)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, Tensor))
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.data if isinstance(value, Tensor) else value
+
+
+def _own(value: Any) -> Any:
+    """A copy of an input in memory that stays ours."""
+    if isinstance(value, Tensor):
+        if value.node is not None:
+            raise CaptureError(
+                f"an input of shape {value.shape} was made by '{value.node.op.name}' on the tape: "
+                "gradients cannot leave a captured function; detach() it"
+            )
+        return Tensor(value.data.copy(), value.requires_grad, device=value.device, name=value.name)
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _off_the_tape(returned: Any) -> Any:
+    """What was returned, with every tensor detached: the tape belongs to the first call only."""
+    if isinstance(returned, Tensor):
+        return returned.detach()
+    if isinstance(returned, Mapping):
+        return {key: _off_the_tape(value) for key, value in returned.items()}
+    if isinstance(returned, Sequence) and not isinstance(returned, str):
+        return type(returned)(_off_the_tape(value) for value in returned)  # type: ignore[call-arg]
+    return returned

@@ -1,0 +1,182 @@
+"""Writing down a step: every launch in its order, every buffer with its lifetime.
+
+All arithmetic goes through `Device.launch` and all memory through `Device.empty`, so whoever stands
+at these two doors while a function runs once sees all there is to see. Python's part of the step
+(the tape, the modules, the order of the backward pass) decides *which* launches there are, and is
+not needed again once they are known.
+
+Memory comes in three kinds, told apart by looking, not by asking:
+
+    fixed       was there before (parameters, moments, inputs) or was made by NumPy (constants):
+                it keeps its address, and the recording keeps it alive
+    kept        allocated during the step and still alive after it (the loss, a gradient without
+                an arena): it keeps its address too, or whoever holds it would see no change
+    transient   allocated and dropped within the step: only its lifetime matters, from the first
+                launch that touches it to the last
+
+What lives when is not asked of Python, which holds on to things longer than needed, but read off
+the launches.
+"""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from baremetal.autograd.device import Device
+from baremetal.autograd.op import owner
+from baremetal.capture.errors import CaptureError
+from baremetal.kernels.cost import Cost
+from baremetal.kernels.kernel import Kernel
+
+ALIGNMENT_BYTES = 64  # a cache line, and an AVX-512 register
+
+
+class Buffer:
+    """One piece of memory that the step allocated.
+
+    Attributes:
+        number: counts the allocations of the step.
+        shape, dtype: as it was allocated (launches may see it through other views).
+        size_bytes: how large it is.
+        first, last: the first and the last launch that touch it; -1 if none does.
+        memory: for a kept buffer its memory, else None.
+    """
+
+    def __init__(self, number: int, shape: tuple[int, ...], dtype: np.dtype, address: int) -> None:
+        self.number = number
+        self.shape = shape
+        self.dtype = dtype
+        self.size_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self.address = address  # while it was recorded
+        self.first = self.last = -1
+        self.memory: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return f"<buffer {self.number}: {self.shape} {self.dtype}>"
+
+    def touch(self, launch: int) -> None:
+        """Note that this launch reads or writes it."""
+        if self.first < 0:
+            self.first = launch
+        self.last = launch
+
+
+class Operand(NamedTuple):
+    """An array as a launch sees it: a view of a buffer, or a fixed array."""
+
+    buffer: Buffer | None
+    array: np.ndarray | None  # where there is no buffer
+    offset_bytes: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
+
+    def over(self, memory: np.ndarray, start_bytes: int = 0) -> np.ndarray:
+        """The same view of other memory, in which the buffer begins at `start_bytes`."""
+        return np.ndarray(
+            self.shape, self.dtype, memory, start_bytes + self.offset_bytes, self.strides
+        )
+
+
+class RecordedLaunch(NamedTuple):
+    """One launch: what ran, on what, and what it costs."""
+
+    kernel: Kernel
+    operands: tuple[Operand | None, ...]
+    attributes: dict[str, Any]
+    cost: Cost
+
+
+class RecordedCheck(NamedTuple):
+    """A check of values from outside, repeated for every new input."""
+
+    function: Callable[..., Any]
+    arrays: tuple[np.ndarray, ...]
+
+
+class Recording:
+    """A `Recorder`: stands at both doors of a device while a function runs once.
+
+    Attributes:
+        launches: in their order.
+        buffers: every allocation, in its order.
+        checks: of values that come from outside.
+    """
+
+    def __init__(self) -> None:
+        self.launches: list[RecordedLaunch] = []
+        self.buffers: list[Buffer] = []
+        self.checks: list[RecordedCheck] = []
+        self._alive: dict[int, tuple[Buffer, weakref.ref]] = {}  # by the id of what owns it
+
+    # ------------------------------------------------------------ the two doors
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Lend uninitialised memory whose end we notice."""
+        size_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        memory = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT_BYTES
+        buffer = Buffer(len(self.buffers), shape, dtype, memory.ctypes.data + start)
+        self.buffers.append(buffer)
+        key = id(memory)
+        self._alive[key] = buffer, weakref.ref(memory, lambda _: self._alive.pop(key, None))
+        return np.ndarray(shape, dtype, memory, start)
+
+    def launch(
+        self, run: Callable[[], None], kernel: Kernel, arrays: tuple, attributes: dict[str, Any]
+    ) -> None:
+        """Run it, and write it down."""
+        run()
+        number = len(self.launches)
+        operands = tuple(None if array is None else self._operand(array) for array in arrays)
+        for operand in operands:
+            if operand is not None and operand.buffer is not None:
+                operand.buffer.touch(number)
+        cost = kernel.cost(*arrays, **attributes)
+        self.launches.append(RecordedLaunch(kernel, operands, dict(attributes), cost))
+
+    def check(self, function: Callable[..., Any], arrays: tuple) -> None:
+        """Keep a check; its arrays must come from outside, or it could not run beforehand."""
+        for array in arrays:
+            if id(owner(array)) in self._alive:
+                raise CaptureError(
+                    f"a value that the step computes (shape {array.shape}) is checked in Python: "
+                    "a captured step cannot stop half-way; compute it outside and pass it in"
+                )
+        self.checks.append(RecordedCheck(function, arrays))
+
+    def _operand(self, array: np.ndarray) -> Operand:
+        found = self._alive.get(id(owner(array)))
+        if found is None:
+            return Operand(None, array, 0, array.shape, array.strides, array.dtype)
+        buffer = found[0]
+        offset_bytes = array.ctypes.data - buffer.address
+        return Operand(buffer, None, offset_bytes, array.shape, array.strides, array.dtype)
+
+    # ------------------------------------------------------------ afterwards
+
+    def find_kept(self) -> None:
+        """Mark what is still alive now that the function has returned."""
+        gc.collect()  # what only a reference cycle holds is not held by anybody
+        for buffer, reference in [*self._alive.values()]:
+            memory = reference()
+            if memory is not None:
+                start = buffer.address - memory.ctypes.data
+                buffer.memory = memory[start : start + buffer.size_bytes]
+        self._alive.clear()
+
+
+def record(function: Callable[..., Any], inputs: tuple, device: Device) -> tuple[Any, Recording]:
+    """Run ``function(*inputs)`` once on `device` and write it down.
+
+    Returns:
+        What the function returned, and the recording (still to be told what is kept:
+        `find_kept`, once the caller has dropped what it does not need).
+    """
+    recording = Recording()
+    with device.record(recording):
+        returned = function(*inputs)
+    return returned, recording
