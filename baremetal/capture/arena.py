@@ -43,7 +43,7 @@ def aligned(size_bytes: int) -> int:
 
 
 def lower_bound(lifetimes: Sequence[Lifetime]) -> int:
-    """The largest sum of aligned sizes alive during one launch, in bytes: no plan can be smaller."""
+    """The most bytes (aligned) that are alive during one launch: no plan can be smaller."""
     changes: list[tuple[int, int]] = []
     for lifetime in lifetimes:
         changes.append((lifetime.first, aligned(lifetime.size_bytes)))
@@ -73,7 +73,8 @@ def plan_arena(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
     best: tuple[list[int], int] | None = None
     bound = lower_bound(lifetimes)
     for key in ORDERS.values():
-        order = sorted(range(len(lifetimes)), key=lambda i: key(lifetimes[i]))  # noqa: B023
+        keys = [key(lifetime) for lifetime in lifetimes]
+        order = sorted(range(len(lifetimes)), key=keys.__getitem__)
         plan = _place(lifetimes, order)
         if best is None or plan[1] < best[1]:
             best = plan

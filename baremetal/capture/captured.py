@@ -4,10 +4,11 @@
     loss = step(inputs, targets)      # the first call runs the function, and writes it down
     loss = step(inputs, targets)      # every later one copies the inputs in and walks the plan
 
-The inputs are arrays. The function gets buffers of the capture's own, in which every later call puts
-its new values; what it returns are tensors (or arrays) whose memory each call overwrites. Anything
-else that should change from step to step must lie in a buffer that the function reads by a launch:
-the optimisers' learning rate and the dropout's step do (`Optimizer.scalars`, `DropoutState`).
+The inputs are arrays. The function gets buffers of the capture's own, in which every later call
+puts its new values; what it returns are tensors (or arrays) whose memory each call overwrites.
+Anything else that should change from step to step must lie in a buffer that the function reads by a
+launch: the optimisers' learning rate and the dropout's step do (`Optimizer.scalars`,
+`DropoutState`).
 
 What Python does in the function happens once, while it is recorded:
 
@@ -120,8 +121,8 @@ class Captured:
         if not _is_array(own):
             if type(given) is not type(own) or given != own:
                 raise CaptureError(
-                    f"input {position} of {self._name} is {given!r}, but {own!r} was frozen when it "
-                    "was captured: pass an array for what changes, or capture again"
+                    f"input {position} of {self._name} is {given!r}, but {own!r} was frozen when "
+                    "it was captured: pass an array for what changes, or capture again"
                 )
             return
         if not _is_array(given):

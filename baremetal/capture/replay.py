@@ -14,13 +14,12 @@ A kernel without a native version for its operands is called as its NumPy refere
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from baremetal.capture.plan import Plan
-from baremetal.capture.recording import ALIGNMENT_BYTES, Operand, RecordedLaunch
+from baremetal.capture.recording import ALIGNMENT_BYTES, Operand
 
 if TYPE_CHECKING:
     from baremetal.kernels.native.abi import Launch
@@ -63,21 +62,21 @@ class Replay:
         """Runs of native calls, and references between them."""
         from baremetal.kernels.native.pool import POOL
 
-        bound = [self._ready(launch, native) for launch in self.plan.launches]
         parts: list[Callable[[], Any]] = []
-        for is_native, group in groupby(bound, key=lambda item: isinstance(item, list)):
-            if is_native:
-                parts.append(partial(POOL.run_all, [call for calls in group for call in calls]))
-            else:
-                parts += group
-        return parts
+        calls: list[Call] = []
+        for launch in self.plan.launches:
+            arrays = tuple(map(self._bound, launch.operands))
+            packed = launch.kernel.pack(*arrays, **launch.attributes) if native else None
+            if packed is not None:
+                calls += self._calls(packed)
+                continue
+            parts += [partial(POOL.run_all, calls)] if calls else []
+            parts.append(partial(launch.kernel.reference, *arrays, **launch.attributes))
+            calls = []
+        return [*parts, partial(POOL.run_all, calls)] if calls else parts
 
-    def _ready(self, launch: RecordedLaunch, native: bool) -> "list[Call] | Callable[[], Any]":
-        """A launch as native calls, or as a call of its reference."""
-        arrays = tuple(map(self._bound, launch.operands))
-        packed = launch.kernel.pack(*arrays, **launch.attributes) if native else None
-        if packed is None:
-            return partial(launch.kernel.reference, *arrays, **launch.attributes)
+    def _calls(self, packed: "Sequence[Launch]") -> "list[Call]":
+        """A packed launch as what the thread pool takes."""
         self._launches += packed
         return [
             (part.address, part.block, part.items, part.items * part.work)

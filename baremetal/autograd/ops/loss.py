@@ -103,7 +103,7 @@ def _check(logits: np.ndarray, targets: np.ndarray, reduction: str) -> None:
 
 def _check_range(vocabulary: int, ignore_index: int, targets: np.ndarray) -> None:
     """Refuse targets that are no token."""
-    if targets.size and 0 <= targets.min() and targets.max() < vocabulary:
+    if targets.size and targets.min() >= 0 and targets.max() < vocabulary:
         return  # usually nothing is ignored
     kept = targets[targets != ignore_index]
     if kept.size and not 0 <= kept.min() <= kept.max() < vocabulary:
