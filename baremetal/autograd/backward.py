@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from baremetal.autograd.device import Device
 from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.op import Context, Op, Rule, owner
 from baremetal.autograd.tape import OUTPUT, Node
@@ -38,7 +39,8 @@ EVERYTHING = -1  # below every node's sequence number
 class Owed:
     """Weight gradients that a deferred backward still owes. `pay()` computes them, once."""
 
-    def __init__(self, retain: bool) -> None:
+    def __init__(self, retain: bool, device: Device) -> None:
+        self._device = device
         self._work: list[tuple[int, Callable[[_Sweep], None]]] = []
         self._retain = retain
         self._paid = False
@@ -61,6 +63,7 @@ class Owed:
         if self._paid:
             raise AutogradError("these weight gradients were paid before: pay() works once")
         self._paid = True
+        self._device.backward_passes += 1
         sweep = _Sweep(self._retain, owed=None)
         for sequence, work in self._work:
             sweep.run(down_to=sequence)
@@ -335,7 +338,8 @@ def backward(
             "was computed from has requires_grad=True (or it was made under no_grad)"
         )
     grad = _seed(tensor, cotangent)
-    owed = Owed(retain_tape) if defer_weights else None
+    tensor.device.backward_passes += 1
+    owed = Owed(retain_tape, tensor.device) if defer_weights else None
     if tensor.node is None:  # a leaf: its own gradient is the cotangent
         tensor.add_gradient(grad, shared=False)
         return owed

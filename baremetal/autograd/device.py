@@ -54,6 +54,7 @@ class Device:
         self.name = name
         self.kernels = kernels
         self.memory = MemoryPool()
+        self.backward_passes = 0  # gradients of leaves may have changed as often
         self.sequence = itertools.count()  # numbers the tape's nodes in the order of their making
         self._listener: Listener | None = None
         self._recorder: Recorder | None = None

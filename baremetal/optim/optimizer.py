@@ -34,6 +34,14 @@ class Group(NamedTuple):
     weight_decay: float
 
 
+class Measurement(NamedTuple):
+    """What `clip` was asked, and how many backward passes there had been."""
+
+    max_norm: float
+    loss: np.ndarray
+    backward_passes: int
+
+
 class Span(NamedTuple):
     """A stretch of the arena that one launch updates."""
 
@@ -94,7 +102,7 @@ class Optimizer:
         self._square_sum = device.full(1, 0.0, np.float64)
         self._partial = device.full(kernels.square_sum_blocks(self.arena.size), 0.0, np.float64)
         self._no_loss = device.full(1, 0.0, np.float64)  # what `clip` looks at without a loss
-        self._measured = False  # whether clip() has seen the gradients of this step
+        self._measured: Measurement | None = None  # what clip() has seen of this step
 
     def _spans(self) -> list[Span]:
         places = iter(self.arena.places)
@@ -147,7 +155,8 @@ class Optimizer:
     # ------------------------------------------------------------ the step
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Forget all gradients, and what was measured of them."""
+        self._measured = None
         for parameter, _, _ in self.arena.places:
             parameter.zero_grad()
 
@@ -170,13 +179,20 @@ class Optimizer:
         self.device.launch(
             kernels.clip_factor, self._square_sum, watched, self.scalars, max_norm=float(max_norm)
         )
-        self._measured = True
+        self._measured = Measurement(max_norm, watched, self.device.backward_passes)
 
     def step(self) -> None:
-        """Update every parameter from its gradient (nothing at all if the gate is closed)."""
-        if not self._measured:
+        """Update every parameter from its gradient (nothing at all if the gate is closed).
+
+        Gradients that came after `clip` are measured again, with the same `max_norm`: a clip factor
+        and a gate are worth nothing for gradients that they have not seen.
+        """
+        measured = self._measured
+        if measured is None:
             self.clip(0.0)
-        self._measured = False
+        elif measured.backward_passes != self.device.backward_passes:
+            self.clip(measured.max_norm, measured.loss)
+        self._measured = None
         # t counts updates: a gated step is none, or the bias correction would be off by one.
         step, gate = (self.scalars[i : i + 1] for i in (kernels.STEP, kernels.GATE))
         self.device.launch(add, step, gate, step)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from baremetal.autograd import Tensor
+from baremetal.autograd import Parameter, Tensor
 from baremetal.nn import GPT, GPTConfig
 from baremetal.optim import SGD, AdamW, Group, Muon, Optimizer, decay_groups
 
@@ -116,6 +116,37 @@ def test_a_gated_step_is_as_if_it_had_never_been(kind, make_parameters, give_gra
             optimizer.step()
         runs.append(everything(optimizer))
     assert runs[0] == runs[1]
+
+
+def test_what_was_clipped_is_what_is_stepped():
+    """A gate and a factor hold for the gradients they have seen, and for no others."""
+    parameter = Parameter(np.ones(4))
+    optimizer = SGD([parameter], learning_rate=1.0)
+    (parameter * 2.0).sum().backward()
+    optimizer.clip(1.0)
+    optimizer.zero_grad()
+    (parameter * math.nan).sum().backward()
+    optimizer.step()  # the gate that the first gradient opened is no gate for this one
+    np.testing.assert_array_equal(parameter.numpy(), 1.0)
+    optimizer.zero_grad()
+    (parameter * 0.25).sum().backward()
+    optimizer.step()  # nor is the closed one for a good gradient that follows
+    np.testing.assert_array_equal(parameter.numpy(), 0.75)
+
+
+@pytest.mark.parametrize("defers", [False, True])
+def test_gradients_after_clip_are_clipped_too(defers):
+    parameter = Parameter(np.zeros(4))
+    optimizer = SGD([parameter], learning_rate=1.0)
+    optimizer.zero_grad()
+    owed = (parameter * 100.0).sum().backward(defer_weights=defers)
+    optimizer.clip(1.0)
+    if defers:
+        owed.pay()
+    (parameter * 900.0).sum().backward()
+    optimizer.step()
+    np.testing.assert_allclose(parameter.numpy(), -0.5)  # (1000,) * 4 has norm 2000
+    assert optimizer.gradient_norm == 2000.0
 
 
 def test_a_norm_that_overflows_closes_the_gate(make_parameters):
