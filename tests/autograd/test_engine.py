@@ -659,3 +659,15 @@ def test_a_change_in_place_cannot_grow_or_lose():
     y *= Tensor([2, 4])
     assert y.dtype == np.float32
     assert y.tolist() == [3.0, 9.0]
+
+
+def test_targets_that_are_overwritten_before_backward_are_not_seen():
+    """The next batch in the same array: the gradient is that of the loss which was computed."""
+    logits = Tensor(np.random.default_rng(0).standard_normal((5, 7)), requires_grad=True)
+    targets = np.arange(5)
+    loss = ops.cross_entropy(logits, targets)
+    targets[:] = 10**10
+    loss.backward()
+    expected = Tensor(logits.numpy(), requires_grad=True)
+    ops.cross_entropy(expected, np.arange(5)).backward()
+    np.testing.assert_array_equal(logits.grad.numpy(), expected.grad.numpy())

@@ -7,7 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baremetal.kernels import cross_entropy as family
-from baremetal.kernels.cross_entropy import cross_entropy, cross_entropy_backward
+from baremetal.kernels.cross_entropy import (
+    count_targets,
+    cross_entropy,
+    cross_entropy_backward,
+)
 from baremetal.kernels.kernel import registry
 from baremetal.kernels.native import cross_entropy as native
 from baremetal.kernels.native.pool import POOL
@@ -54,17 +58,32 @@ def assert_close(actual, expected, ulp):
 
 def test_every_kernel_has_a_native_version_a_cost_and_a_test_here():
     names = {k.name for k in registry().values() if k.__module__ == family.__name__}
-    assert names == {"cross_entropy", "cross_entropy_backward"}
+    assert names == {"cross_entropy", "count_targets", "cross_entropy_backward"}
     logits, targets = batch(np.random.default_rng(0), 6, 7, np.float32)
     per_row = np.zeros(6, np.float32)
     forward = (logits, targets, per_row, per_row)
     backward = (logits, targets, per_row, per_row, logits.copy())
     assert native.cross_entropy(*forward, ignore_index=IGNORE) is not None
     assert native.cross_entropy_backward(*backward, ignore_index=IGNORE) is not None
+    count = np.zeros((), np.float32)
+    assert native.count_targets(targets, count, ignore_index=IGNORE) is not None
+    assert count_targets.cost(targets, count, ignore_index=IGNORE).size_bytes == 8 * 6 + 4
     cost = cross_entropy.cost(*forward, ignore_index=IGNORE)
     assert (cost.flops, cost.size_bytes) == (13 * 42, 4 * 42 + 8 * 6 + 2 * 4 * 6)
     cost = cross_entropy_backward.cost(*backward, ignore_index=IGNORE)
     assert (cost.flops, cost.size_bytes) == (12 * 42, 2 * 4 * 42 + 8 * 6 + 2 * 4 * 6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(targets=st.lists(st.sampled_from([IGNORE, 0, 5]), max_size=40))
+def test_the_targets_that_count_are_counted(dtype, targets):
+    """At least 1: a mean over nothing is 0 / 1."""
+    out = np.full((), np.nan, dtype)
+    count_targets.run(np.array(targets, np.int64), out, ignore_index=IGNORE)
+    assert out == max(sum(target != IGNORE for target in targets), 1)
+    reference = np.full((), np.nan, dtype)
+    count_targets.reference(np.array(targets, np.int64), reference, ignore_index=IGNORE)
+    assert out == reference
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from baremetal.autograd.op import Context, op
-from baremetal.autograd.ops.layout import as_int64, as_rows, reshaped
+from baremetal.autograd.ops.layout import as_rows, reshaped
 from baremetal.autograd.traced import Traced
 from baremetal.errors import BaremetalError
 from baremetal.kernels import cross_entropy as kernels
@@ -50,7 +50,10 @@ def cross_entropy(
     _check(logits, targets, reduction)
     rows = as_rows(ctx, logits)
     ctx.device.check(partial(_check_range, rows.shape[1], ignore_index), targets)
-    flat = as_int64(ctx, targets).reshape(-1)
+    # A copy: were the caller to put the next batch into its array before our backward runs, the
+    # kernel would write beside wrong targets, outside the row even, unchecked.
+    flat = ctx.empty((targets.size,), np.dtype(np.int64))
+    ctx.launch(element_kernels.copy, targets.reshape(-1), flat)
     losses = ctx.empty(flat.shape, rows.dtype)
     lse = ctx.empty(flat.shape, rows.dtype)
     ctx.launch(kernels.cross_entropy, rows, flat, losses, lse, ignore_index=ignore_index)
