@@ -15,6 +15,9 @@ The gradients need only the *output* y, which is why an autograd tape keeps y an
     y = softmax(x):        dx = y ∘ (g - Σ_k g_k y_k)
     y = log_softmax(x):    dx = g - exp(y) Σ_k g_k
 
+Masked, both look at the kept elements of a row only. What is dropped has probability 0, hence the
+logarithm -inf, also in a row of which nothing is kept: exp(log_softmax) is softmax everywhere.
+
 All kernels here work on the last axis. Shapes are written (..., width).
 """
 
@@ -95,3 +98,43 @@ def masked_softmax(x: np.ndarray, mask: np.ndarray, out: np.ndarray) -> None:
 @masked_softmax.costs
 def _(x, mask, out) -> Cost:
     return Cost((TRANSCENDENTAL + 4) * x.size, moved(x, mask, out))
+
+
+@kernel
+def masked_log_softmax(x: np.ndarray, mask: np.ndarray, out: np.ndarray) -> None:
+    """The logarithm of softmax over the kept elements of each row; the others get -inf.
+
+    x and out (..., width); mask is boolean, broadcastable to x, True = keep. A row of which
+    nothing is kept gives -inf, the logarithm of the zeros that `masked_softmax` gives there.
+    """
+    nothing = np.asarray(-np.inf, x.dtype)
+    kept = np.where(mask, x, nothing)
+    peak = kept.max(axis=-1, keepdims=True, initial=-np.inf)
+    with np.errstate(invalid="ignore", divide="ignore"):  # where nothing is kept: the mask decides
+        shifted = kept - peak
+        e = np.where(mask, np.exp(shifted), np.asarray(0, x.dtype))
+        out[...] = np.where(mask, shifted - np.log(e.sum(axis=-1, keepdims=True)), nothing)
+
+
+@masked_log_softmax.costs
+def _(x, mask, out) -> Cost:
+    return Cost((TRANSCENDENTAL + 4) * x.size, moved(x, mask, out))
+
+
+@kernel
+def masked_log_softmax_backward(
+    y: np.ndarray, mask: np.ndarray, grad: np.ndarray, out: np.ndarray
+) -> None:
+    """out = grad - exp(y) * sum(grad) over the kept elements, else 0; y = masked_log_softmax(x).
+
+    Softmax needs no such kernel, for its formula multiplies by y = 0. Here the -inf are constants
+    that no x moves, so the cotangents that arrive at them (NaN, perhaps) go nowhere.
+    """
+    kept = np.where(mask, grad, np.asarray(0, grad.dtype))
+    through_sum = np.exp(y) * kept.sum(axis=-1, keepdims=True)
+    out[...] = np.where(mask, grad - through_sum, np.asarray(0, grad.dtype))
+
+
+@masked_log_softmax_backward.costs
+def _(y, mask, grad, out) -> Cost:
+    return Cost((TRANSCENDENTAL + 3) * y.size, moved(y, mask, grad, out))

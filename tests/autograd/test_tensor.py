@@ -439,6 +439,8 @@ def test_bad_keys_raise_index_errors(key):
         (lambda: Tensor(1.0).softmax(), "last axis"),
         (lambda: ops.softmax(Tensor(A), np.ones((2, 3))), "booleans"),
         (lambda: ops.softmax(Tensor(A), np.ones((5, 2, 3), bool)), "larger than the scores"),
+        (lambda: ops.log_softmax(Tensor(A), np.ones((2, 3))), "log_softmax: the mask.*booleans"),
+        (lambda: ops.log_softmax(Tensor(A), np.ones((5, 2, 3), bool)), "larger than the scores"),
         (lambda: ops.where(A, Tensor(A), 0.0), "booleans"),
         (lambda: ops.concatenate(Tensor(A), Tensor(A[:1]), axis=1), "differ elsewhere"),
         (lambda: ops.embedding(Tensor(A), np.array([0, 2])), "index 2 is not in 0..1"),
