@@ -24,6 +24,8 @@ from baremetal.kernels import elementwise as kernels
 if TYPE_CHECKING:
     from baremetal.autograd.tensor import Tensor
 
+_REFUSED_KINDS = {"/=": "biu", "-=": "b"}  # the kinds of dtype that these do not give back
+
 
 class InPlace(Traced):
     """In-place changes, for `Tensor`."""
@@ -78,6 +80,11 @@ class InPlace(Traced):
     def _update(self, name: str, kernel: Any, other: Any) -> "Tensor":
         array = self._operand(name, other)
         _check_fits(name, array.shape, self.shape)
+        if self.dtype.kind in _REFUSED_KINDS.get(name, ""):
+            raise BaremetalError(
+                f"'{name}' on a {self.dtype} tensor: the result is not {self.dtype}, and a change "
+                f"in place cannot change the dtype; write x = x {name[0]} y, or use astype first"
+            )
         if array.dtype != self.dtype:
             if not loses_nothing(array.dtype, self.dtype):
                 raise BaremetalError(

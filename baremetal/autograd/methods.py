@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from baremetal.autograd import ops
+from baremetal.autograd.promotion import is_floating
 from baremetal.autograd.traced import Traced
 from baremetal.errors import BaremetalError
 
@@ -93,9 +94,10 @@ class Methods(Traced):
         return ops.max(self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        """The smallest element. (Integers and booleans as int64: -x must exist for every x.)"""
-        x: Any = self if self.dtype.kind == "f" else ops.cast(self, dtype=np.int64)
-        return -ops.max(-x, axis=axis, keepdims=keepdims)
+        """The smallest; where several are equal they share the gradient."""
+        if is_floating(self.dtype):
+            return -ops.max(ops.negative(self), axis=axis, keepdims=keepdims)
+        return _smallest_integer(self, axis, keepdims)
 
     def var(self, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> "Tensor":
         """Variance, divided by N - ddof. (NumPy's default 0; PyTorch's is 1.)"""
@@ -192,6 +194,14 @@ class Methods(Traced):
     def numel(self) -> int:
         """How many elements there are (PyTorch's word for `size`)."""
         return math.prod(self.shape)
+
+
+def _smallest_integer(x: Any, axis: Axis, keepdims: bool) -> Any:
+    """c - max(c - x), where c - x fits the dtype for every x: -x does not."""
+    if x.dtype == np.bool_:
+        return _smallest_integer(ops.cast(x, dtype=np.uint8), axis, keepdims).astype(np.bool_)
+    c = -1 if x.dtype.kind == "i" else int(np.iinfo(x.dtype).max)
+    return c - ops.max(c - x, axis=axis, keepdims=keepdims)
 
 
 def _on_last_axis(operation: Any, x: Any, axis: int) -> Any:

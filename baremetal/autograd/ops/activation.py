@@ -50,7 +50,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return _backward_from(ctx, kernels.sigmoid_backward, grad)
 
 
-@op(promotes="common")
+@op(promotes="numeric")
 def relu(ctx: Context, x: np.ndarray) -> np.ndarray:
     """max(x, 0); the derivative at 0 is 0."""
     ctx.save(x)

@@ -67,7 +67,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return out
 
 
-@op(promotes="floating")
+@op(promotes="quotient")
 def mean(ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False) -> np.ndarray:
     """The arithmetic mean over these axes."""
     return _reduce(ctx, kernels.mean, x, axis, keepdims)
@@ -109,7 +109,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return _binary(ctx, element_kernels.multiply, share, per_tie, shape)
 
 
-@op(promotes="floating")
+@op(promotes="quotient")
 def logsumexp(
     ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False
 ) -> np.ndarray:
@@ -129,7 +129,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return weights
 
 
-@op(promotes="floating")
+@op(promotes="quotient")
 def variance(
     ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False, ddof: int = 0
 ) -> np.ndarray:

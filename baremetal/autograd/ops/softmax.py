@@ -8,7 +8,7 @@ from baremetal.errors import BaremetalError
 from baremetal.kernels import softmax as kernels
 
 
-@op(promotes="floating", constants=("mask",))
+@op(promotes="quotient", constants=("mask",))
 def softmax(ctx: Context, x: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """exp(x) / Σ exp(x) over the last axis; where the mask is False, 0 (True = keep).
 
@@ -37,7 +37,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return out
 
 
-@op(promotes="floating", constants=("mask",))
+@op(promotes="quotient", constants=("mask",))
 def log_softmax(ctx: Context, x: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """x - log Σ exp(x) over the last axis; where the mask is False, -inf (True = keep).
 

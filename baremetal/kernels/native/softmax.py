@@ -110,8 +110,17 @@ def log_softmax_backward(y, grad, out):
 
 def _by_rows(body_, *arrays) -> Sequence[Launch] | None:
     """Words: the arrays, their row distances, the width. The last array is the output."""
-    out = arrays[-1]
-    dtype = out.dtype
+    out, steps = arrays[-1], _row_distances(*arrays)
+    if steps is None:
+        return None
+    width = out.shape[-1]
+    rows = out.size // width if width else 0
+    return [Launch(body_, out.dtype, (*arrays, *steps, width), rows, width)]
+
+
+def _row_distances(*arrays) -> list[int] | None:
+    """How far apart the rows of each array lie; None if NumPy must do it."""
+    dtype = arrays[-1].dtype
     if dtype not in FLOATING:
         return None
     steps = []
@@ -120,9 +129,7 @@ def _by_rows(body_, *arrays) -> Sequence[Launch] | None:
         if layout is None or array.dtype != dtype:
             return None
         steps.append(layout[1])
-    width = out.shape[-1]
-    rows = out.size // width if width else 0
-    return [Launch(body_, dtype, (*arrays, *steps, width), rows, width)]
+    return steps
 
 
 # ---------------------------------------------------------------- masked
@@ -236,8 +243,8 @@ def _masked_by_rows(body_, mask, *arrays) -> Sequence[Launch] | None:
     out = arrays[-1]
     if out.size == 0:
         return []  # nothing to do, and NumPy gives empty arrays arbitrary strides
-    layouts = [rows_of(array) for array in arrays]
-    if None in layouts or out.dtype not in FLOATING or any(a.dtype != out.dtype for a in arrays):
+    steps = _row_distances(*arrays)
+    if steps is None:
         return None
     *leading, width = out.shape
     mask = np.broadcast_to(mask, out.shape)
@@ -245,7 +252,6 @@ def _masked_by_rows(body_, mask, *arrays) -> Sequence[Launch] | None:
         return None
     if len(leading) > MASK_AXES:
         return None
-    steps = [distance for _, distance in layouts]
     padding = (1,) * (MASK_AXES - len(leading))
     words = (
         *arrays, mask, *steps, width, *padding, *leading, *padding, *mask.strides[:-1],
