@@ -25,7 +25,7 @@ import numpy as np
 
 from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.op import Context, Op, Rule, owner
-from baremetal.autograd.tape import OUTPUT, Node
+from baremetal.autograd.tape import OUTPUT, Guard, Node
 from baremetal.autograd.traced import Traced
 from baremetal.kernels.elementwise import add, copy
 
@@ -272,18 +272,30 @@ def _check_rules(node: Node) -> None:
 
 
 def _check_guards(node: Node, context: Context) -> None:
-    for version, seen, position in node.guards:
+    for guard in node.guards:
+        version, seen, _, _ = guard
         if version.count != seen:
-            if position == OUTPUT:
-                what = f"its output (shape {node.shape})"
-            else:
-                name, shape = node.op.input_name(position), context.shapes[position]
-                what = f"its input '{name}' (shape {shape})"
             raise AutogradError(
-                f"'{node.op.name}' saved {what} for its gradient, but that value was since "
-                f"changed in place by '{version.changed_by}' (version {seen} -> "
-                f"{version.count}): change a copy instead, or make the change before the operation"
+                f"'{node.op.name}' saved {_saved_as(node, context, guard)} for its gradient, but "
+                f"that value was since changed in place by '{version.changed_by}' (version {seen} "
+                f"-> {version.count}): change a copy instead, or make the change before the "
+                "operation"
             )
+
+
+def _saved_as(node: Node, context: Context, guard: Guard) -> str:
+    """What the operation calls the saved value and, if it has a name, what people call it."""
+    version, _, position, name = guard
+    if position == OUTPUT:
+        return f"its output (shape {node.shape})"
+    # A view has no name of its own, but shares the version of what it looks into.
+    parent = node.parents[position]
+    while isinstance(parent, Node) and parent.op.is_view:
+        parent = parent.parents[0]
+    if not name and isinstance(parent, Traced) and parent.version is version:
+        name = parent.name
+    called = f"{name!r}, " if name else ""
+    return f"its input '{node.op.input_name(position)}' ({called}shape {context.shapes[position]})"
 
 
 def _check_result(node: Node, position: int, parent: Any, result: Any) -> None:

@@ -2,7 +2,8 @@
 
 The tape remembers values, not formulas: a rule that saved x reads whatever is in x's memory when
 backward runs. So every change here counts up the version that x shares with its views, and a rule
-whose saved value has changed since raises instead of computing a wrong gradient.
+whose saved value has changed since raises instead of computing a wrong gradient. (Writes from
+NumPy's side, into `x.data` or into a plain array given to an operation, are not seen: `tape.py`.)
 
 A change is itself an operation whose gradient would be needed if x is on the tape. This engine
 does not rewrite history: it refuses, and says what to write instead. Under `no_grad()` (an
@@ -125,7 +126,7 @@ class InPlace(Traced):
         # A kernel writes through a bare address: nothing below would notice a read-only array.
         if not self.data.flags.writeable:
             raise AutogradError(
-                f"'{name}' on a tensor of shape {self.shape} whose memory is read-only (a view by "
+                f"'{name}' on {self._described()} whose memory is read-only (a view by "
                 ".numpy(), a broadcast, a mapped file): change a clone() instead"
             )
         if not grad_enabled():
@@ -133,10 +134,13 @@ class InPlace(Traced):
         who = "it" if self.tracked else "the other side"
         if self.tracked or (isinstance(other, Traced) and other.tracked):
             raise AutogradError(
-                f"'{name}' on a tensor of shape {self.shape} while recording: {who} requires "
+                f"'{name}' on {self._described()} while recording: {who} requires "
                 "gradients, and a change in place is not on the tape; compute a new tensor "
                 "instead (x = x + y), or use no_grad() if it is no part of the function"
             )
+
+    def _described(self) -> str:
+        return f"a tensor {f'({self.name!r}) ' if self.name else ''}of shape {self.shape}"
 
     def _changed(self, name: str) -> Any:
         self.version.bump(name)

@@ -76,7 +76,7 @@ class Context:
         self.notes: tuple[Any, ...] = ()
 
     def save(self, *arrays: np.ndarray | None) -> None:
-        """Keep these arrays for the rules. Inputs and the output are watched for changes."""
+        """Keep these arrays for the rules. Tensors' memory is watched for changes (`tape.py`)."""
         self.saved = arrays
 
     def remember(self, *notes: Any) -> None:
@@ -161,7 +161,8 @@ class Op:
         """Apply to tensors. At least one input is a tensor; others may be arrays, numbers or None.
 
         Arrays and numbers (token indices, masks, factors) are constants: no gradient flows to
-        them. This is the hottest code of the eager mode, hence plain loops and no helpers.
+        them. An array may be saved as it is, unwatched: do not write into it before backward (see
+        `tape.py`). This is the hottest code of the eager mode, hence plain loops and no helpers.
         """
         if len(inputs) != len(self.inputs) and not self.variadic:
             inputs = self._completed(inputs)
@@ -260,10 +261,10 @@ def _guards(saved, inputs, arrays, output, version) -> list[Guard]:
     for array in saved:
         position = None if array is None else _whose(array, arrays, output)
         if position == OUTPUT:
-            guards.append((version, version.count, OUTPUT))
+            guards.append((version, version.count, OUTPUT, ""))
         elif position is not None and isinstance(inputs[position], Traced):
-            version_of_input = inputs[position].version
-            guards.append((version_of_input, version_of_input.count, position))
+            tensor = inputs[position]
+            guards.append((tensor.version, tensor.version.count, position, tensor.name))
     return guards
 
 

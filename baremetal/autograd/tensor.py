@@ -34,7 +34,9 @@ class Tensor(Operators, Methods, InPlace):
 
     Args:
         data: anything `numpy.asarray` takes. Python floats become float32. An array's memory is
-            shared, not copied; a tensor's too, and with it its count of in-place changes.
+            shared, not copied; a tensor's too, and with it its count of in-place changes. Change
+            it through the tensor (`x[...] = value`): what is written into the array itself
+            between forward and backward goes unseen, into a wrong gradient.
         requires_grad: collect gradients here when `backward` runs. Floating dtypes only.
         dtype: convert to this dtype.
         device: where it lives.
