@@ -25,6 +25,7 @@ import numpy as np
 
 from baremetal.kernels.cost import TRANSCENDENTAL, Cost, moved
 from baremetal.kernels.kernel import kernel
+from baremetal.kernels.precision import row_sum
 
 
 @kernel
@@ -35,7 +36,7 @@ def softmax(x: np.ndarray, out: np.ndarray) -> None:
     """
     with np.errstate(invalid="ignore"):  # inf - inf: the NaN it gives is the answer
         e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
-    out[...] = e / e.sum(axis=-1, keepdims=True)
+    out[...] = e / row_sum(e)
 
 
 @softmax.costs
@@ -46,7 +47,7 @@ def _(x, out) -> Cost:
 @kernel
 def softmax_backward(y: np.ndarray, grad: np.ndarray, out: np.ndarray) -> None:
     """out = y * (grad - sum(grad * y)) over the last axis, with y = softmax(x)."""
-    out[...] = y * (grad - (grad * y).sum(axis=-1, keepdims=True))
+    out[...] = y * (grad - row_sum(grad * y))
 
 
 @softmax_backward.costs
@@ -60,7 +61,7 @@ def log_softmax(x: np.ndarray, out: np.ndarray) -> None:
     with np.errstate(invalid="ignore"):
         shifted = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
     with np.errstate(divide="ignore"):  # an empty row has nothing to write the log of 0 to
-        out[...] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        out[...] = shifted - np.log(row_sum(np.exp(shifted)))
 
 
 @log_softmax.costs
@@ -71,7 +72,7 @@ def _(x, out) -> Cost:
 @kernel
 def log_softmax_backward(y: np.ndarray, grad: np.ndarray, out: np.ndarray) -> None:
     """out = grad - exp(y) * sum(grad) over the last axis, with y = log_softmax(x)."""
-    out[...] = grad - np.exp(y) * grad.sum(axis=-1, keepdims=True)
+    out[...] = grad - np.exp(y) * row_sum(grad)
 
 
 @log_softmax_backward.costs
@@ -92,7 +93,7 @@ def masked_softmax(x: np.ndarray, mask: np.ndarray, out: np.ndarray) -> None:
     with np.errstate(invalid="ignore", over="ignore"):  # at what the mask drops, anything may be
         e = np.where(mask, np.exp(x - peak), np.asarray(0, x.dtype))
     nothing = ~np.any(np.broadcast_to(mask, x.shape), axis=-1, keepdims=True)
-    out[...] = e / np.where(nothing, np.asarray(1, x.dtype), e.sum(axis=-1, keepdims=True))
+    out[...] = e / np.where(nothing, np.asarray(1, x.dtype), row_sum(e))
 
 
 @masked_softmax.costs
@@ -113,7 +114,7 @@ def masked_log_softmax(x: np.ndarray, mask: np.ndarray, out: np.ndarray) -> None
     with np.errstate(invalid="ignore", divide="ignore"):  # where nothing is kept: the mask decides
         shifted = kept - peak
         e = np.where(mask, np.exp(shifted), np.asarray(0, x.dtype))
-        out[...] = np.where(mask, shifted - np.log(e.sum(axis=-1, keepdims=True)), nothing)
+        out[...] = np.where(mask, shifted - np.log(row_sum(e)), nothing)
 
 
 @masked_log_softmax.costs
@@ -131,7 +132,7 @@ def masked_log_softmax_backward(
     that no x moves, so the cotangents that arrive at them (NaN, perhaps) go nowhere.
     """
     kept = np.where(mask, grad, np.asarray(0, grad.dtype))
-    through_sum = np.exp(y) * kept.sum(axis=-1, keepdims=True)
+    through_sum = np.exp(y) * row_sum(kept)
     out[...] = np.where(mask, grad - through_sum, np.asarray(0, grad.dtype))
 
 

@@ -336,6 +336,25 @@ def test_bfloat16_is_a_storage_type_one_can_differentiate_through():
     same(x.grad, np.array([3, 3], np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sums_of_sixteen_bit_numbers_do_not_stop_growing(dtype):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    kind = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
+    x, bias = Tensor(np.ones((1000, 3), kind)), Tensor(np.ones(3, kind))
+    for axis in (0, None):
+        result = x.sum(axis=axis)
+        assert result.dtype == kind  # as in NumPy: wide while it grows, then rounded
+        np.testing.assert_array_equal(
+            result.numpy(), np.array(3000 if axis is None else 1000, kind)
+        )
+        np.testing.assert_array_equal(x.mean(axis=axis).numpy(), np.array(1, kind))
+    assert (x * bias).min().dtype == kind
+    if dtype == "float16":  # a bias that was broadcast along the rows: its gradient is a sum
+        bias.requires_grad = True
+        (x + bias).sum().backward()
+        assert bias.grad.tolist() == [1000.0] * 3
+
+
 def test_what_cannot_be_combined_is_refused():
     with pytest.raises(BaremetalError):
         Tensor([1.0]) + "a"
