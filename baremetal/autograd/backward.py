@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from baremetal.autograd.tensor import Tensor
 
 EVERYTHING = -1  # below every node's sequence number
+FIRST_ONLY = "this engine computes first derivatives only"
 
 
 class Owed:
@@ -327,25 +328,28 @@ def backward(
 
     Args:
         tensor: the value to differentiate; a scalar loss, unless `cotangent` is given.
-        cotangent: dL/d(tensor), of the same shape. Default: 1, for a scalar.
+        cotangent: dL/d(tensor), of the same shape, a constant. Default: 1, for a scalar.
         defer_weights: leave the gradients of parameters to be paid later; returns `Owed`.
         retain_tape: keep what the rules saved, so that backward can run again.
         create_graph: not supported (gradients of gradients); refused.
 
     Raises:
-        AutogradError: no tape, a missing or misshaped cotangent, a freed tape, an operation
-            without a rule, or a value that was changed in place; each says what to do.
+        AutogradError: no tape, a missing or misshaped cotangent, one that requires gradients
+            itself, a freed tape, an operation without a rule, or a value that was changed in
+            place; each says what to do.
     """
     if create_graph:
         raise AutogradError(
-            "create_graph=True asks for gradients of gradients: this engine computes first "
-            "derivatives only (rules launch kernels and are not themselves on the tape)"
+            f"create_graph=True asks for gradients of gradients: {FIRST_ONLY} (rules launch "
+            "kernels and are not themselves on the tape)"
         )
     if not tensor.requires_grad:
         raise AutogradError(
             f"backward from a tensor of shape {tensor.shape} that no tape leads to: nothing it "
-            "was computed from has requires_grad=True (or it was made under no_grad)"
+            "was computed from has requires_grad=True, or it was made under no_grad, or it is "
+            f"itself a gradient ({FIRST_ONLY})"
         )
+    check_constant("the cotangent", cotangent)
     grad = _seed(tensor, cotangent)
     owed = Owed(retain_tape) if defer_weights else None
     if tensor.node is None:  # a leaf: its own gradient is the cotangent
@@ -355,6 +359,19 @@ def backward(
     sweep.start(tensor.node, grad)
     sweep.run(down_to=EVERYTHING)
     return owed
+
+
+def check_constant(what: str, value: Any) -> None:
+    """Refuse a gradient (or cotangent) that is on the tape: what it came from would get nothing.
+
+    Raises:
+        AutogradError: it requires gradients itself.
+    """
+    if isinstance(value, Traced) and value.tracked:
+        raise AutogradError(
+            f"{what} (shape {value.shape}) requires gradients itself, but {FIRST_ONLY} and would "
+            "take it for a constant: pass .detach() of it if that is what you mean"
+        )
 
 
 def _seed(tensor: "Tensor", cotangent: Any) -> np.ndarray:

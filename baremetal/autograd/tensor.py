@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from baremetal.autograd import ops
-from baremetal.autograd.backward import Owed, backward
+from baremetal.autograd.backward import Owed, backward, check_constant
 from baremetal.autograd.device import CPU, Device
 from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.inplace import InPlace
@@ -115,7 +115,10 @@ class Tensor(Operators, Methods, InPlace):
 
     @property
     def grad(self) -> "Tensor | None":
-        """The gradient collected so far, or None. Shares the memory it is collected in."""
+        """The gradient collected so far, or None. Shares the memory it is collected in.
+
+        A constant, off the tape: a loss that is computed from it has no gradient by way of it.
+        """
         return None if self._grad is None else Tensor(self._grad, device=self.device)
 
     @grad.setter
@@ -123,6 +126,7 @@ class Tensor(Operators, Methods, InPlace):
         if value is None:
             self._grad = None
             return
+        check_constant("the gradient", value)
         array = value.data if isinstance(value, Tensor) else to_array(value, self.dtype)
         if array.shape != self.shape:
             raise AutogradError(

@@ -474,6 +474,50 @@ def test_gradients_of_gradients_are_refused():
         (leaf(1) * 2).backward(create_graph=True)
 
 
+def test_a_gradient_that_requires_gradients_is_refused():
+    """It would be taken for a constant, and what it was computed from would get nothing."""
+    x, weight = leaf(2), leaf(2)
+    for cotangent in (weight, weight * 2):
+        for tensor in (x * 3, x):
+            with pytest.raises(AutogradError, match=r"cotangent.*first derivatives.*detach\(\)"):
+                tensor.backward(cotangent)
+        with pytest.raises(AutogradError, match=r"the gradient.*first derivatives.*detach\(\)"):
+            x.grad = cotangent
+    assert not x.has_gradient
+    (x * 3).backward(weight.detach())
+    np.testing.assert_array_equal(x.grad.numpy(), 3 * weight.numpy())
+
+
+def test_a_gradient_is_a_constant_off_the_tape():
+    x = Tensor([3.0], requires_grad=True)
+    (x * x).backward()
+    with pytest.raises(AutogradError, match=r"itself a gradient.*first derivatives only"):
+        x.grad.backward()
+    penalty = x.grad * x  # 2x as a number, times x
+    x.zero_grad()
+    penalty.backward()
+    assert x.grad.tolist() == [6.0]
+
+
+def test_a_rule_may_run_a_backward_of_its_own():
+    """Recomputation: the rule makes a tape, walks it, and leaves ours alone."""
+
+    def cube(ctx, a):
+        ctx.save(a)
+        return a * a * a
+
+    def rule(ctx, grad):
+        inner = Tensor(ctx.saved[0], requires_grad=True)
+        (inner * inner * inner).backward(grad)
+        return inner.grad.data
+
+    recomputed = make_op(cube)
+    recomputed.vjp("a")(rule)
+    x = Tensor([2.0], requires_grad=True)
+    (recomputed(x * 1.0) + x * x).backward()
+    assert x.grad.tolist() == [3 * 4.0 + 2 * 2.0]
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.bool_])
 def test_integers_have_no_gradients(dtype):
     with pytest.raises(AutogradError, match="floating"):
