@@ -69,7 +69,8 @@ def logsumexp(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...]) -> None:
     """out = log(sum(exp(x))) over these axes, computed as m + log(sum(exp(x - m))), m = max(x)."""
     with np.errstate(divide="ignore", over="ignore"):  # log(0) = -inf and exp(inf) = inf are right
         largest = np.max(x, axis=axis, keepdims=True)
-        shift = np.where(np.isinf(largest), 0, largest)  # inf - inf would be NaN
+        # inf - inf would be NaN
+        shift = np.where(np.isinf(largest), np.zeros_like(largest), largest)
         total = np.sum(np.exp(x - shift), axis=axis, dtype=sums_in(x.dtype))
         out[...] = np.log(total) + shift.reshape(total.shape)
 
