@@ -26,7 +26,7 @@ import numpy as np
 from baremetal.autograd.device import Device
 from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.op import Context, Op, Rule, owner
-from baremetal.autograd.tape import OUTPUT, Node
+from baremetal.autograd.tape import OUTPUT, Guard, Node
 from baremetal.autograd.traced import Traced
 from baremetal.kernels.elementwise import add, copy
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from baremetal.autograd.tensor import Tensor
 
 EVERYTHING = -1  # below every node's sequence number
+FIRST_ONLY = "this engine computes first derivatives only"
 
 
 class Owed:
@@ -275,18 +276,30 @@ def _check_rules(node: Node) -> None:
 
 
 def _check_guards(node: Node, context: Context) -> None:
-    for version, seen, position in node.guards:
+    for guard in node.guards:
+        version, seen, _, _ = guard
         if version.count != seen:
-            if position == OUTPUT:
-                what = f"its output (shape {node.shape})"
-            else:
-                name, shape = node.op.input_name(position), context.shapes[position]
-                what = f"its input '{name}' (shape {shape})"
             raise AutogradError(
-                f"'{node.op.name}' saved {what} for its gradient, but that value was since "
-                f"changed in place by '{version.changed_by}' (version {seen} -> "
-                f"{version.count}): change a copy instead, or make the change before the operation"
+                f"'{node.op.name}' saved {_saved_as(node, context, guard)} for its gradient, but "
+                f"that value was since changed in place by '{version.changed_by}' (version {seen} "
+                f"-> {version.count}): change a copy instead, or make the change before the "
+                "operation"
             )
+
+
+def _saved_as(node: Node, context: Context, guard: Guard) -> str:
+    """What the operation calls the saved value and, if it has a name, what people call it."""
+    version, _, position, name = guard
+    if position == OUTPUT:
+        return f"its output (shape {node.shape})"
+    # A view has no name of its own, but shares the version of what it looks into.
+    parent = node.parents[position]
+    while isinstance(parent, Node) and parent.op.is_view:
+        parent = parent.parents[0]
+    if not name and isinstance(parent, Traced) and parent.version is version:
+        name = parent.name
+    called = f"{name!r}, " if name else ""
+    return f"its input '{node.op.input_name(position)}' ({called}shape {context.shapes[position]})"
 
 
 def _check_result(node: Node, position: int, parent: Any, result: Any) -> None:
@@ -318,25 +331,28 @@ def backward(
 
     Args:
         tensor: the value to differentiate; a scalar loss, unless `cotangent` is given.
-        cotangent: dL/d(tensor), of the same shape. Default: 1, for a scalar.
+        cotangent: dL/d(tensor), of the same shape, a constant. Default: 1, for a scalar.
         defer_weights: leave the gradients of parameters to be paid later; returns `Owed`.
         retain_tape: keep what the rules saved, so that backward can run again.
         create_graph: not supported (gradients of gradients); refused.
 
     Raises:
-        AutogradError: no tape, a missing or misshaped cotangent, a freed tape, an operation
-            without a rule, or a value that was changed in place; each says what to do.
+        AutogradError: no tape, a missing or misshaped cotangent, one that requires gradients
+            itself, a freed tape, an operation without a rule, or a value that was changed in
+            place; each says what to do.
     """
     if create_graph:
         raise AutogradError(
-            "create_graph=True asks for gradients of gradients: this engine computes first "
-            "derivatives only (rules launch kernels and are not themselves on the tape)"
+            f"create_graph=True asks for gradients of gradients: {FIRST_ONLY} (rules launch "
+            "kernels and are not themselves on the tape)"
         )
     if not tensor.requires_grad:
         raise AutogradError(
             f"backward from a tensor of shape {tensor.shape} that no tape leads to: nothing it "
-            "was computed from has requires_grad=True (or it was made under no_grad)"
+            "was computed from has requires_grad=True, or it was made under no_grad, or it is "
+            f"itself a gradient ({FIRST_ONLY})"
         )
+    check_constant("the cotangent", cotangent)
     grad = _seed(tensor, cotangent)
     tensor.device.backward_passes += 1
     owed = Owed(retain_tape, tensor.device) if defer_weights else None
@@ -347,6 +363,19 @@ def backward(
     sweep.start(tensor.node, grad)
     sweep.run(down_to=EVERYTHING)
     return owed
+
+
+def check_constant(what: str, value: Any) -> None:
+    """Refuse a gradient (or cotangent) that is on the tape: what it came from would get nothing.
+
+    Raises:
+        AutogradError: it requires gradients itself.
+    """
+    if isinstance(value, Traced) and value.tracked:
+        raise AutogradError(
+            f"{what} (shape {value.shape}) requires gradients itself, but {FIRST_ONLY} and would "
+            "take it for a constant: pass .detach() of it if that is what you mean"
+        )
 
 
 def _seed(tensor: "Tensor", cotangent: Any) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 The tape remembers values, not formulas: a rule that saved x reads whatever is in x's memory when
 backward runs. So every change here counts up the version that x shares with its views, and a rule
-whose saved value has changed since raises instead of computing a wrong gradient.
+whose saved value has changed since raises instead of computing a wrong gradient. (Writes from
+NumPy's side, into `x.data` or into a plain array given to an operation, are not seen: `tape.py`.)
 
 A change is itself an operation whose gradient would be needed if x is on the tape. This engine
 does not rewrite history: it refuses, and says what to write instead. Under `no_grad()` (an
@@ -23,6 +24,8 @@ from baremetal.kernels import elementwise as kernels
 
 if TYPE_CHECKING:
     from baremetal.autograd.tensor import Tensor
+
+_REFUSED_KINDS = {"/=": "biu", "-=": "b"}  # the kinds of dtype that these do not give back
 
 
 class InPlace(Traced):
@@ -78,6 +81,11 @@ class InPlace(Traced):
     def _update(self, name: str, kernel: Any, other: Any) -> "Tensor":
         array = self._operand(name, other)
         _check_fits(name, array.shape, self.shape)
+        if self.dtype.kind in _REFUSED_KINDS.get(name, ""):
+            raise BaremetalError(
+                f"'{name}' on a {self.dtype} tensor: the result is not {self.dtype}, and a change "
+                f"in place cannot change the dtype; write x = x {name[0]} y, or use astype first"
+            )
         if array.dtype != self.dtype:
             if not loses_nothing(array.dtype, self.dtype):
                 raise BaremetalError(
@@ -118,7 +126,7 @@ class InPlace(Traced):
         # A kernel writes through a bare address: nothing below would notice a read-only array.
         if not self.data.flags.writeable:
             raise AutogradError(
-                f"'{name}' on a tensor of shape {self.shape} whose memory is read-only (a view by "
+                f"'{name}' on {self._described()} whose memory is read-only (a view by "
                 ".numpy(), a broadcast, a mapped file): change a clone() instead"
             )
         if not grad_enabled():
@@ -126,10 +134,13 @@ class InPlace(Traced):
         who = "it" if self.tracked else "the other side"
         if self.tracked or (isinstance(other, Traced) and other.tracked):
             raise AutogradError(
-                f"'{name}' on a tensor of shape {self.shape} while recording: {who} requires "
+                f"'{name}' on {self._described()} while recording: {who} requires "
                 "gradients, and a change in place is not on the tape; compute a new tensor "
                 "instead (x = x + y), or use no_grad() if it is no part of the function"
             )
+
+    def _described(self) -> str:
+        return f"a tensor {f'({self.name!r}) ' if self.name else ''}of shape {self.shape}"
 
     def _changed(self, name: str) -> Any:
         self.version.bump(name)

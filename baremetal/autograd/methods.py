@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from baremetal.autograd import ops
+from baremetal.autograd.ops.axes import checked_axes, checked_axis, checked_sizes
+from baremetal.autograd.promotion import is_floating
 from baremetal.autograd.traced import Traced
 from baremetal.errors import BaremetalError
 
@@ -93,9 +95,11 @@ class Methods(Traced):
         return ops.max(self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        """The smallest element. (Integers and booleans as int64: -x must exist for every x.)"""
-        x: Any = self if self.dtype.kind == "f" else ops.cast(self, dtype=np.int64)
-        return -ops.max(-x, axis=axis, keepdims=keepdims)
+        """The smallest; where several are equal they share the gradient."""
+        axis = checked_axes("min", self.shape, axis)  # named here: below it is a max
+        if is_floating(self.dtype):
+            return -ops.max(ops.negative(self), axis=axis, keepdims=keepdims)
+        return _smallest_integer(self, axis, keepdims)
 
     def var(self, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> "Tensor":
         """Variance, divided by N - ddof. (NumPy's default 0; PyTorch's is 1.)"""
@@ -150,16 +154,20 @@ class Methods(Traced):
     @property
     def mT(self) -> "Tensor":  # noqa: N802
         """The last two axes exchanged: the transpose of each matrix of a batch."""
+        if self.ndim < 2:
+            raise BaremetalError(f"mT of a tensor of shape {self.shape}: it has no two axes")
         return self.swapaxes(-1, -2)
 
     def swapaxes(self, first: int, second: int) -> "Tensor":
+        """With these two axes exchanged."""
+        i, j = (checked_axis("swapaxes", self.shape, axis) for axis in (first, second))
         axes = list(range(self.ndim))
-        axes[first], axes[second] = axes[second], axes[first]
+        axes[i], axes[j] = j, i
         return ops.transpose(self, axes=tuple(axes))
 
     def squeeze(self, axis: Axis = None) -> "Tensor":
         """Without the axes of size 1 (all, or those given, which must be of size 1)."""
-        axes = range(self.ndim) if axis is None else _axes(axis, self.ndim)
+        axes = checked_axes("squeeze", self.shape, axis)
         dropped = [a for a in axes if self.shape[a] == 1]
         if axis is not None and len(dropped) != len(axes):
             raise BaremetalError(f"squeeze of axis {axis}: its size in {self.shape} is not 1")
@@ -168,12 +176,17 @@ class Methods(Traced):
 
     def unsqueeze(self, axis: int) -> "Tensor":
         """With a new axis of size 1 at this place."""
-        place = axis + self.ndim + 1 if axis < 0 else axis
+        place = checked_axis("unsqueeze", self.shape, axis, new=True)
         return ops.reshape(self, shape=(*self.shape[:place], 1, *self.shape[place:]))
 
     def expand(self, *shape: Any) -> "Tensor":
         """Repeated along axes of size 1, without a copy; -1 keeps a size."""
-        wanted = _listed(shape)
+        wanted = checked_sizes("expand", self.shape, _listed(shape))
+        if len(wanted) < self.ndim:
+            raise BaremetalError(
+                f"expand of a tensor of shape {self.shape} to {wanted}: expected at least "
+                f"{self.ndim} sizes (-1 keeps one); reshape takes axes away"
+            )
         own = (1,) * (len(wanted) - self.ndim) + self.shape
         sizes = [n if w == -1 else w for w, n in zip(wanted, own, strict=True)]
         return ops.broadcast_to(self, shape=tuple(sizes))
@@ -183,7 +196,7 @@ class Methods(Traced):
 
     def pad(self, widths: Any, value: float = 0.0) -> "Tensor":
         """`value` around it; `widths` is one (before, after) per axis."""
-        return ops.pad(self, widths=tuple(tuple(w) for w in widths), value=value)
+        return ops.pad(self, widths=widths, value=value)
 
     def masked_fill(self, mask: Any, value: float) -> "Tensor":
         """`value` where the mask is True; no gradient flows there."""
@@ -194,10 +207,19 @@ class Methods(Traced):
         return math.prod(self.shape)
 
 
+def _smallest_integer(x: Any, axis: Axis, keepdims: bool) -> Any:
+    """c - max(c - x), where c - x fits the dtype for every x: -x does not."""
+    if x.dtype == np.bool_:
+        return _smallest_integer(ops.cast(x, dtype=np.uint8), axis, keepdims).astype(np.bool_)
+    c = -1 if x.dtype.kind == "i" else int(np.iinfo(x.dtype).max)
+    return c - ops.max(c - x, axis=axis, keepdims=keepdims)
+
+
 def _on_last_axis(operation: Any, x: Any, axis: int) -> Any:
-    if axis in (-1, x.ndim - 1):
+    place = checked_axis(operation.name, x.shape, axis)
+    if place == x.ndim - 1:
         return operation(x)
-    return operation(x.swapaxes(axis, -1)).swapaxes(axis, -1)
+    return operation(x.swapaxes(place, -1)).swapaxes(place, -1)
 
 
 def _listed(numbers: tuple) -> tuple[int, ...]:
@@ -205,8 +227,3 @@ def _listed(numbers: tuple) -> tuple[int, ...]:
     if len(numbers) == 1 and isinstance(numbers[0], (tuple, list)):
         return tuple(numbers[0])
     return numbers
-
-
-def _axes(axis: int | tuple[int, ...], ndim: int) -> list[int]:
-    axes = (axis,) if isinstance(axis, int) else axis
-    return [a + ndim if a < 0 else a for a in axes]

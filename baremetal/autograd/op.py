@@ -37,13 +37,13 @@ simply off the tape.
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from baremetal.autograd.device import Device
 from baremetal.autograd.mode import grad_enabled
-from baremetal.autograd.promotion import common_dtype, needs_floating, to_array
+from baremetal.autograd.promotion import CONVERTED_KINDS, Promotion, common_dtype, to_array
 from baremetal.autograd.tape import OUTPUT, Guard, Node, Version
 from baremetal.autograd.traced import Traced
 from baremetal.errors import BaremetalError
@@ -76,7 +76,7 @@ class Context:
         self.notes: tuple[Any, ...] = ()
 
     def save(self, *arrays: np.ndarray | None) -> None:
-        """Keep these arrays for the rules. Inputs and the output are watched for changes."""
+        """Keep these arrays for the rules. Tensors' memory is watched for changes (`tape.py`)."""
         self.saved = arrays
 
     def remember(self, *notes: Any) -> None:
@@ -115,7 +115,7 @@ class Op:
         self,
         forward: Callable[..., np.ndarray],
         is_view: bool,
-        promotes: Literal["common", "floating"] | None,
+        promotes: Promotion | None,
         constants: Sequence[str],
         differentiable: bool,
     ) -> None:
@@ -124,6 +124,7 @@ class Op:
         self.forward = forward
         self.is_view = is_view
         self.promotes = promotes
+        self.converted_kinds = CONVERTED_KINDS[promotes]
         self.differentiable = differentiable
         self.inputs = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         # Constants stand before or after the inputs that meet in one dtype, never between.
@@ -160,7 +161,8 @@ class Op:
         """Apply to tensors. At least one input is a tensor; others may be arrays, numbers or None.
 
         Arrays and numbers (token indices, masks, factors) are constants: no gradient flows to
-        them. This is the hottest code of the eager mode, hence plain loops and no helpers.
+        them. An array may be saved as it is, unwatched: do not write into it before backward (see
+        `tape.py`). This is the hottest code of the eager mode, hence plain loops and no helpers.
         """
         if len(inputs) != len(self.inputs) and not self.variadic:
             inputs = self._completed(inputs)
@@ -229,7 +231,7 @@ class Op:
         for array in meeting:
             if array is not None and array.dtype != first:
                 return False
-        return self.promotes == "common" or not needs_floating(first)
+        return first.kind not in self.converted_kinds
 
     def _prepared(self, inputs: Sequence[Any]) -> list[Any]:
         """The inputs with numbers made arrays and dtypes made equal, by NumPy's rules."""
@@ -237,7 +239,7 @@ class Op:
             return [v if v is None or isinstance(v, Traced) else to_array(v) for v in inputs]
         prepared = list(inputs)
         meeting = inputs[self.promoted] if self.has_constants else inputs
-        dtype = common_dtype(self.name, meeting, floating=self.promotes == "floating")
+        dtype = common_dtype(self.name, meeting, self.promotes)
         cast = _REGISTRY["cast"]
         for position, value in enumerate(meeting, start=self.promoted.start):
             if isinstance(value, Traced):
@@ -259,10 +261,10 @@ def _guards(saved, inputs, arrays, output, version) -> list[Guard]:
     for array in saved:
         position = None if array is None else _whose(array, arrays, output)
         if position == OUTPUT:
-            guards.append((version, version.count, OUTPUT))
+            guards.append((version, version.count, OUTPUT, ""))
         elif position is not None and isinstance(inputs[position], Traced):
-            version_of_input = inputs[position].version
-            guards.append((version_of_input, version_of_input.count, position))
+            tensor = inputs[position]
+            guards.append((tensor.version, tensor.version.count, position, tensor.name))
     return guards
 
 
@@ -297,7 +299,7 @@ def op(
     forward: Callable | None = None,
     *,
     is_view: bool = False,
-    promotes: Literal["common", "floating"] | None = None,
+    promotes: Promotion | None = None,
     constants: Sequence[str] = (),
     differentiable: bool = True,
 ) -> Any:
@@ -305,9 +307,9 @@ def op(
 
     Args:
         is_view: the output is (usually) a view of the first input's memory, not a new value.
-        promotes: "common" brings the inputs to one dtype by NumPy's rules before the forward sees
-            them; "floating" also makes integers floating. By a differentiable cast, so gradients
-            come back in each input's own dtype.
+        promotes: brings the inputs to one dtype by NumPy's rules before the forward sees them;
+            `promotion.py` says what the words mean. By a differentiable cast, so gradients come
+            back in each input's own dtype.
         constants: the inputs that take no part in this (a mask, a condition).
         differentiable: False keeps the result off the tape.
     """

@@ -7,6 +7,7 @@ Comparisons give tensors of booleans, off the tape.
 from typing import TYPE_CHECKING, Any
 
 from baremetal.autograd import ops
+from baremetal.autograd.promotion import is_floating
 from baremetal.autograd.traced import Traced
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Operators(Traced):
         return ops.divide(other, self)
 
     def __pow__(self, other: Any) -> "Tensor":
-        if type(other) in (int, float) and other == 2:
+        if type(other) in (int, float) and other == 2 and is_floating(self.dtype):
             return ops.square(self)  # one multiplication instead of exp(2 log x)
         return ops.power(self, other)
 

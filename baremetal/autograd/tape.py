@@ -6,6 +6,15 @@ It is kept alive by the tensors made from it and by nothing else: drop the loss 
 A node remembers, for every tensor whose memory its rules will read, the number of in-place changes
 that memory had seen (its *version*). If the number is another when the rule runs, the gradient
 would be that of a different function, and backward says so instead of computing it.
+
+What is not seen. Only tensors count their changes. A NumPy array that was given to an operation as
+it is (a mask, token indices, a factor) may be saved too, and has no counter; nor has a tensor's
+memory for who writes into it from NumPy's side (`tensor.data`, the array that `Tensor(array)`
+shares). If such memory is written between forward and backward, the gradient is computed from what
+lies there then, without a word. To copy every constant would cost memory for each mask of each
+layer, to compare checksums a pass over it, in every step. So: do not write into arrays that a tape
+still needs. Pass `array.copy()`, or wrap it, x = Tensor(array), and change it by `x[...] = value`:
+that is counted.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -33,8 +42,9 @@ class Version:
         self.changed_by = changed_by
 
 
-# A saved array under watch: its version, the count when it was saved, and which input it is.
-Guard = tuple[Version, int, int]
+# A saved array under watch: its version, the count when it was saved, which input it is, and the
+# name of the tensor ("" if it has none).
+Guard = tuple[Version, int, int, str]
 
 
 class Node:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from baremetal.autograd import ops
-from baremetal.autograd.backward import Owed, backward
+from baremetal.autograd.backward import Owed, backward, check_constant
 from baremetal.autograd.device import CPU, Device
 from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.inplace import InPlace
@@ -34,7 +34,9 @@ class Tensor(Operators, Methods, InPlace):
 
     Args:
         data: anything `numpy.asarray` takes. Python floats become float32. An array's memory is
-            shared, not copied; a tensor's too, and with it its count of in-place changes.
+            shared, not copied; a tensor's too, and with it its count of in-place changes. Change
+            it through the tensor (`x[...] = value`): what is written into the array itself
+            between forward and backward goes unseen, into a wrong gradient.
         requires_grad: collect gradients here when `backward` runs. Floating dtypes only.
         dtype: convert to this dtype.
         device: where it lives.
@@ -113,7 +115,10 @@ class Tensor(Operators, Methods, InPlace):
 
     @property
     def grad(self) -> "Tensor | None":
-        """The gradient collected so far, or None. Shares the memory it is collected in."""
+        """The gradient collected so far, or None. Shares the memory it is collected in.
+
+        A constant, off the tape: a loss that is computed from it has no gradient by way of it.
+        """
         return None if self._grad is None else Tensor(self._grad, device=self.device)
 
     @grad.setter
@@ -121,6 +126,7 @@ class Tensor(Operators, Methods, InPlace):
         if value is None:
             self._grad = None
             return
+        check_constant("the gradient", value)
         array = value.data if isinstance(value, Tensor) else to_array(value, self.dtype)
         if array.shape != self.shape:
             raise AutogradError(

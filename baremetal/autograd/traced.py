@@ -19,7 +19,7 @@ class Traced:
     """An array with a place on the tape.
 
     Attributes:
-        data: the underlying array. Writing to it bypasses the tape's change detection.
+        data: the underlying array. Writing to it bypasses the tape's change detection (`tape.py`).
         device: where it lives.
         node: the tape entry that made it, None for a leaf.
         version: counts in-place changes; shared with views.

@@ -34,6 +34,7 @@ import numpy as np
 
 from baremetal.kernels.cost import TRANSCENDENTAL, Cost, moved
 from baremetal.kernels.kernel import kernel
+from baremetal.kernels.precision import widened
 
 
 @kernel
@@ -47,6 +48,7 @@ def causal_attention(
     output is 0 and its lse is -inf. The weight of a key in the future is an exact 0, which still
     turns a NaN or infinity in its *value* into NaN.
     """
+    q, k, v = widened(q), widened(k), widened(v)
     scores = _causal_scores(q, k, scale)
     peak = scores.max(axis=-1, initial=-np.inf)
     peak[peak == -np.inf] = 0.0  # -inf minus -inf would be NaN
@@ -75,6 +77,7 @@ def causal_attention_backward(
     `out` and `lse` are what the forward wrote. The three gradients are overwritten; they may be
     slices of one packed array but must not overlap each other or the inputs.
     """
+    q, k, v, out, grad, lse = map(widened, (q, k, v, out, grad, lse))
     scores = _causal_scores(q, k, scale)
     weights = np.exp(scores - np.where(lse == -np.inf, 0.0, lse).astype(lse.dtype)[..., None])
     delta = np.einsum("bthd,bthd->bht", grad, out)

@@ -22,6 +22,7 @@ import numpy as np
 
 from baremetal.kernels.cost import TRANSCENDENTAL, Cost, moved
 from baremetal.kernels.kernel import kernel
+from baremetal.kernels.precision import row_sum
 
 
 @kernel
@@ -41,7 +42,7 @@ def cross_entropy(
     ignored = targets == ignore_index
     peak = logits.max(axis=-1, initial=-np.inf)
     with np.errstate(invalid="ignore", divide="ignore"):  # infinities give NaN, rightly
-        total = np.exp(logits - peak[:, None]).sum(axis=-1)
+        total = row_sum(np.exp(logits - peak[:, None]))[:, 0]
         safe = np.where(ignored, 0, targets)[:, None]
         chosen = np.take_along_axis(logits, safe, axis=-1)[:, 0] if logits.size else peak
         losses[...] = np.where(ignored, 0, np.log(total) + (peak - chosen))

@@ -18,6 +18,7 @@ import numpy as np
 
 from baremetal.kernels.cost import Cost, moved
 from baremetal.kernels.kernel import kernel
+from baremetal.kernels.precision import widened
 
 
 @kernel
@@ -34,7 +35,10 @@ def _gather_rows_cost(table, indices, out) -> Cost:
 @kernel
 def scatter_add_rows(grad: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
     """out (rows, width)[indices (...)] += grad (..., width), in the order of the indices."""
-    np.add.at(out, indices, grad)
+    total = widened(out)
+    np.add.at(total, indices, grad)
+    if total is not out:
+        out[...] = total
 
 
 @scatter_add_rows.costs

@@ -27,6 +27,7 @@ import numpy as np
 
 from baremetal.kernels.cost import Cost, moved
 from baremetal.kernels.kernel import kernel
+from baremetal.kernels.precision import row_mean, sums_in
 
 
 @kernel
@@ -45,9 +46,9 @@ def layer_norm(
     Also writes mean (rows,) and rstd (rows,) = 1 / sqrt(variance + eps) for the backward.
     `bias` may be None.
     """
-    mean[...] = x.mean(axis=-1)
+    mean[...] = row_mean(x)[:, 0]
     centred = x - mean[:, None]
-    rstd[...] = 1 / np.sqrt((centred * centred).mean(axis=-1) + np.asarray(eps, x.dtype))
+    rstd[...] = 1 / np.sqrt(row_mean(centred * centred)[:, 0] + np.asarray(eps, x.dtype))
     y = weight * (centred * rstd[:, None])
     out[...] = y if bias is None else y + bias
 
@@ -69,8 +70,8 @@ def layer_norm_backward_input(
     """out (rows, width) = rstd * (G - mean(G) - x̂ * mean(G * x̂)),  G = grad * weight."""
     x_hat = (x - mean[:, None]) * rstd[:, None]
     g = grad * weight
-    along_ones = g.mean(axis=-1, keepdims=True)
-    along_x = (g * x_hat).mean(axis=-1, keepdims=True)
+    along_ones = row_mean(g)
+    along_x = row_mean(g * x_hat)
     out[...] = rstd[:, None] * (g - along_ones - x_hat * along_x)
 
 
@@ -93,9 +94,9 @@ def layer_norm_backward_weight(
     Both are overwritten. `grad_bias` may be None.
     """
     x_hat = (x - mean[:, None]) * rstd[:, None]
-    grad_weight[...] = (grad * x_hat).sum(axis=0)
+    grad_weight[...] = (grad * x_hat).sum(axis=0, dtype=sums_in(x.dtype))
     if grad_bias is not None:
-        grad_bias[...] = grad.sum(axis=0)
+        grad_bias[...] = grad.sum(axis=0, dtype=sums_in(x.dtype))
 
 
 @layer_norm_backward_weight.costs
@@ -108,7 +109,7 @@ def rms_norm(
     x: np.ndarray, weight: np.ndarray, out: np.ndarray, rstd: np.ndarray, *, eps: float
 ) -> None:
     """out (rows, width) = weight (width,) * x * rstd;  rstd (rows,) = 1 / sqrt(mean(x²) + eps)."""
-    rstd[...] = 1 / np.sqrt((x * x).mean(axis=-1) + np.asarray(eps, x.dtype))
+    rstd[...] = 1 / np.sqrt(row_mean(x * x)[:, 0] + np.asarray(eps, x.dtype))
     out[...] = weight * (x * rstd[:, None])
 
 
@@ -124,7 +125,7 @@ def rms_norm_backward_input(
     """out (rows, width) = rstd * (G - x̂ * mean(G * x̂)),  G = grad * weight,  x̂ = x * rstd."""
     x_hat = x * rstd[:, None]
     g = grad * weight
-    out[...] = rstd[:, None] * (g - x_hat * (g * x_hat).mean(axis=-1, keepdims=True))
+    out[...] = rstd[:, None] * (g - x_hat * row_mean(g * x_hat))
 
 
 @rms_norm_backward_input.costs
@@ -137,7 +138,8 @@ def rms_norm_backward_weight(
     x: np.ndarray, grad: np.ndarray, rstd: np.ndarray, grad_weight: np.ndarray
 ) -> None:
     """grad_weight (width,) = sum over rows of grad * x * rstd; overwritten."""
-    grad_weight[...] = (grad * (x * rstd[:, None])).sum(axis=0)
+    along_rows = grad * (x * rstd[:, None])
+    grad_weight[...] = along_rows.sum(axis=0, dtype=sums_in(x.dtype))
 
 
 @rms_norm_backward_weight.costs

@@ -9,19 +9,21 @@ Adding n float32 numbers one after the other can lose log2(n) bits: each additio
 sum is rounded to the sum's precision. The relative error is at most about n u, with u = 2^-24 the
 unit roundoff, and u log2(n) if the numbers are added in pairs, pairs of pairs and so on
 (N. Higham, "The accuracy of floating point summation", SIAM J. Sci. Comput. 14(4), 1993). NumPy
-adds so along the fast axis; `native/reduction.py` says what the compiled kernels do.
+adds so along the fast axis; `native/reduction.py` says what the compiled kernels do, and
+`precision.py` why numbers of 16 bits are added in float64.
 """
 
 import numpy as np
 
 from baremetal.kernels.cost import TRANSCENDENTAL, Cost, moved
 from baremetal.kernels.kernel import kernel
+from baremetal.kernels.precision import sums_in
 
 
 @kernel
 def sum(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...]) -> None:
     """out = sum of x over these axes."""
-    np.sum(x, axis=axis, out=out)
+    out[...] = np.sum(x, axis=axis, dtype=sums_in(x.dtype))
 
 
 @sum.costs
@@ -32,7 +34,7 @@ def _sum_cost(x, out, *, axis) -> Cost:
 @kernel
 def mean(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...]) -> None:
     """out = mean of x over these axes; NaN over no elements."""
-    np.mean(x, axis=axis, out=out)
+    out[...] = np.mean(x, axis=axis, dtype=sums_in(x.dtype))
 
 
 @mean.costs
@@ -67,8 +69,9 @@ def logsumexp(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...]) -> None:
     """out = log(sum(exp(x))) over these axes, computed as m + log(sum(exp(x - m))), m = max(x)."""
     with np.errstate(divide="ignore", over="ignore"):  # log(0) = -inf and exp(inf) = inf are right
         largest = np.max(x, axis=axis, keepdims=True)
-        shift = np.where(np.isinf(largest), 0, largest)  # inf - inf would be NaN
-        total = np.sum(np.exp(x - shift), axis=axis)
+        # inf - inf would be NaN
+        shift = np.where(np.isinf(largest), np.zeros_like(largest), largest)
+        total = np.sum(np.exp(x - shift), axis=axis, dtype=sums_in(x.dtype))
         out[...] = np.log(total) + shift.reshape(total.shape)
 
 
@@ -80,7 +83,7 @@ def _logsumexp_cost(x, out, *, axis) -> Cost:
 @kernel
 def variance(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...], ddof: int = 0) -> None:
     """out = sum((x - mean(x))^2) / (n - ddof) over these axes, n elements each."""
-    np.var(x, axis=axis, ddof=ddof, out=out)
+    out[...] = np.var(x, axis=axis, ddof=ddof, dtype=sums_in(x.dtype))
 
 
 @variance.costs

@@ -65,6 +65,16 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
+def masked_log_softmax(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Row by row, over the kept elements alone."""
+    out = np.full(x.shape, -np.inf)
+    for row in np.ndindex(x.shape[:-1]):
+        kept = np.broadcast_to(mask, x.shape)[row]
+        if kept.any():
+            out[row][kept] = np.log(softmax(x[row][kept]))
+    return out
+
+
 def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
@@ -142,6 +152,7 @@ def swiglu(x):
 
 
 MASK = np.array([[True, False, True], [True, True, False]])
+NOTHING_KEPT = np.array([[[True] * 4, [False] * 4, [False, True, True, False]]])  # (1, 3, 4)
 INDICES = np.array([[2, 0, 2], [1, 2, 2]])
 ANGLES = normal(3, 2)
 STATE = np.array([5, 1, 0])
@@ -281,6 +292,8 @@ def _network() -> list[Case]:
             label="mask",
         ),
         Case("log_softmax", [x], lambda x: np.log(softmax(x))),
+        Case("log_softmax", [normal(2, 3), MASK], masked_log_softmax, label="mask"),
+        Case("log_softmax", [x, NOTHING_KEPT], masked_log_softmax, label="nothing kept"),
         Case("cross_entropy", [x, full], cross_entropy()),
         Case("cross_entropy", [x, targets], cross_entropy(), label="ignored"),
         Case(

@@ -474,6 +474,50 @@ def test_gradients_of_gradients_are_refused():
         (leaf(1) * 2).backward(create_graph=True)
 
 
+def test_a_gradient_that_requires_gradients_is_refused():
+    """It would be taken for a constant, and what it was computed from would get nothing."""
+    x, weight = leaf(2), leaf(2)
+    for cotangent in (weight, weight * 2):
+        for tensor in (x * 3, x):
+            with pytest.raises(AutogradError, match=r"cotangent.*first derivatives.*detach\(\)"):
+                tensor.backward(cotangent)
+        with pytest.raises(AutogradError, match=r"the gradient.*first derivatives.*detach\(\)"):
+            x.grad = cotangent
+    assert not x.has_gradient
+    (x * 3).backward(weight.detach())
+    np.testing.assert_array_equal(x.grad.numpy(), 3 * weight.numpy())
+
+
+def test_a_gradient_is_a_constant_off_the_tape():
+    x = Tensor([3.0], requires_grad=True)
+    (x * x).backward()
+    with pytest.raises(AutogradError, match=r"itself a gradient.*first derivatives only"):
+        x.grad.backward()
+    penalty = x.grad * x  # 2x as a number, times x
+    x.zero_grad()
+    penalty.backward()
+    assert x.grad.tolist() == [6.0]
+
+
+def test_a_rule_may_run_a_backward_of_its_own():
+    """Recomputation: the rule makes a tape, walks it, and leaves ours alone."""
+
+    def cube(ctx, a):
+        ctx.save(a)
+        return a * a * a
+
+    def rule(ctx, grad):
+        inner = Tensor(ctx.saved[0], requires_grad=True)
+        (inner * inner * inner).backward(grad)
+        return inner.grad.data
+
+    recomputed = make_op(cube)
+    recomputed.vjp("a")(rule)
+    x = Tensor([2.0], requires_grad=True)
+    (recomputed(x * 1.0) + x * x).backward()
+    assert x.grad.tolist() == [3 * 4.0 + 2 * 2.0]
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.bool_])
 def test_integers_have_no_gradients(dtype):
     with pytest.raises(AutogradError, match="floating"):
@@ -623,6 +667,65 @@ def test_a_changed_value_that_was_saved_as_a_view_is_named():
     x += 1
     with pytest.raises(AutogradError, match=r"'linear' saved its input 'x' \(shape \(2, 3, 4\)\)"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, w: x * w,
+        lambda x, w: x @ w.T,
+        lambda x, w: x @ w.reshape(2, 2).T[:],  # a view of a view of a view
+    ],
+)
+def test_a_changed_parameter_is_named_as_people_call_it(use):
+    weight = Parameter(np.ones((2, 2)), name="blocks.0.mlp.up.weight")
+    y = use(leaf(2, 2), weight)
+    with no_grad():
+        weight += 1
+    with pytest.raises(AutogradError, match=r"input 'b' \('blocks\.0\.mlp\.up\.weight', shape"):
+        y.sum().backward()
+
+
+def test_a_changed_constant_is_named_too_and_a_conversion_of_it_is_not():
+    frozen = Parameter(np.ones(2), requires_grad=False, name="frozen")
+    y = leaf(2) * frozen
+    frozen += 1
+    with pytest.raises(AutogradError, match=r"saved its input 'b' \('frozen', shape"):
+        y.sum().backward()
+    weight = Parameter(np.ones(2, np.float32), name="w")
+    double = weight.astype(np.float64)  # other memory: it is not "w" that changes
+    y = leaf(2) * double
+    with no_grad():
+        double += 1
+    with pytest.raises(AutogradError, match=r"saved its input 'b' \(shape"):
+        y.sum().backward()
+
+
+def test_a_refused_change_names_the_parameter():
+    weight = Parameter(np.ones(2), name="w")
+    with pytest.raises(AutogradError, match=r"'\+=' on a tensor \('w'\) of shape \(2,\) while"):
+        weight += 1
+
+
+def test_writes_from_numpys_side_are_not_seen_as_documented():
+    """A plain array has no version: `tape.py` and the map say so, and what to do instead."""
+    x, factor = leaf(2), np.array([2.0, 3.0])
+    unseen, copied = x * factor, x * factor.copy()
+    watched = Tensor(factor)
+    seen = x * watched
+    watched[...] = 0.0
+    unseen.sum().backward()
+    assert x.grad.tolist() == [0.0, 0.0]  # of x * 0, though the value was that of x * factor
+    x.zero_grad()
+    copied.sum().backward()
+    assert x.grad.tolist() == [2.0, 3.0]
+    with pytest.raises(AutogradError, match="changed in place"):
+        seen.sum().backward()
+    inside = x * watched
+    watched.data[...] = 1.0  # behind the tensor's back
+    x.zero_grad()
+    inside.sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0]
 
 
 def test_a_change_before_the_use_is_no_harm():

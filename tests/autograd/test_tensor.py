@@ -307,7 +307,7 @@ def test_integers_become_floating_where_they_must():
     same(x.mean(), np.float64(7 / 3))
     same(x / 2, np.array([0.5, 1.0, 2.0]))
     same(x.exp(), np.exp(np.array([1.0, 2.0, 4.0])))
-    assert Tensor(np.ones(2, np.int8)).exp().dtype == np.float32
+    assert Tensor(np.ones(2, np.int8)).exp().dtype == np.float16
     assert Tensor([True, True]).sum().item() == 2
 
 
@@ -334,6 +334,25 @@ def test_bfloat16_is_a_storage_type_one_can_differentiate_through():
     assert rounded.dtype == ml_dtypes.bfloat16
     (rounded.astype(np.float32) * 3).sum().backward()
     same(x.grad, np.array([3, 3], np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sums_of_sixteen_bit_numbers_do_not_stop_growing(dtype):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    kind = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
+    x, bias = Tensor(np.ones((1000, 3), kind)), Tensor(np.ones(3, kind))
+    for axis in (0, None):
+        result = x.sum(axis=axis)
+        assert result.dtype == kind  # as in NumPy: wide while it grows, then rounded
+        np.testing.assert_array_equal(
+            result.numpy(), np.array(3000 if axis is None else 1000, kind)
+        )
+        np.testing.assert_array_equal(x.mean(axis=axis).numpy(), np.array(1, kind))
+    assert (x * bias).min().dtype == kind
+    if dtype == "float16":  # a bias that was broadcast along the rows: its gradient is a sum
+        bias.requires_grad = True
+        (x + bias).sum().backward()
+        assert bias.grad.tolist() == [1000.0] * 3
 
 
 def test_what_cannot_be_combined_is_refused():
@@ -433,12 +452,16 @@ def test_bad_keys_raise_index_errors(key):
         (lambda: Tensor(A).squeeze(0), "not 1"),
         (lambda: Tensor(A).expand(2, 6), "broadcast"),
         (lambda: Tensor(A).pad([(1, 1)]), "one \\(before, after\\) per axis"),
+        (lambda: Tensor(A).pad(3), "one \\(before, after\\) per axis"),
+        (lambda: Tensor(A).pad([(1, 1), (0.5, 0)]), "one \\(before, after\\) per axis"),
         (lambda: Tensor.zeros((0,)).max(), "no element"),
         (lambda: Tensor.zeros((0,)).argmax(), "no element"),
         (lambda: Tensor([1.0]).var(ddof=1), "at least 2"),
-        (lambda: Tensor(1.0).softmax(), "last axis"),
+        (lambda: ops.softmax(Tensor(1.0)), "last axis"),
         (lambda: ops.softmax(Tensor(A), np.ones((2, 3))), "booleans"),
         (lambda: ops.softmax(Tensor(A), np.ones((5, 2, 3), bool)), "larger than the scores"),
+        (lambda: ops.log_softmax(Tensor(A), np.ones((2, 3))), "log_softmax: the mask.*booleans"),
+        (lambda: ops.log_softmax(Tensor(A), np.ones((5, 2, 3), bool)), "larger than the scores"),
         (lambda: ops.where(A, Tensor(A), 0.0), "booleans"),
         (lambda: ops.concatenate(Tensor(A), Tensor(A[:1]), axis=1), "differ elsewhere"),
         (lambda: ops.embedding(Tensor(A), np.array([0, 2])), "index 2 is not in 0..1"),
@@ -453,6 +476,8 @@ def test_bad_keys_raise_index_errors(key):
         (lambda: ops.layer_norm(Tensor(A), Tensor(np.ones(2))), "last axis"),
         (lambda: ops.rotary(Tensor(A), A, A, rotated=1), r"tables \(T, D/2\)"),
         (lambda: ops.swiglu(Tensor(A)), "even"),
+        (lambda: ops.swiglu(Tensor(1.0)), "even"),
+        (lambda: ops.embedding(Tensor(1.0), np.array([0])), r"expected \(rows, ...\)"),
         (lambda: ops.dropout(Tensor(A), np.zeros(3, np.int64), p=1.0, layer=0), "p < 1"),
         (lambda: ops.dropout(Tensor(A), np.zeros(2), p=0.5, layer=0), "3 int64"),
         (lambda: ops.causal_attention(Tensor(A), Tensor(A), Tensor(A)), "multiple of K"),

@@ -13,6 +13,8 @@ from baremetal.kernels.native.pool import POOL
 from baremetal.kernels.softmax import (
     log_softmax,
     log_softmax_backward,
+    masked_log_softmax,
+    masked_log_softmax_backward,
     masked_softmax,
     softmax,
     softmax_backward,
@@ -44,6 +46,17 @@ CASES = {
     "masked_softmax": lambda rng, shape: (
         rng.normal(size=shape),
         rng.random(shape) < 0.5,
+        unwritten(shape),
+    ),
+    "masked_log_softmax": lambda rng, shape: (
+        rng.normal(size=shape),
+        rng.random(shape) < 0.5,
+        unwritten(shape),
+    ),
+    "masked_log_softmax_backward": lambda rng, shape: (
+        np.log(scipy.special.softmax(rng.normal(size=shape), axis=-1)),
+        rng.random(shape) < 0.5,
+        rng.normal(size=shape),
         unwritten(shape),
     ),
 }
@@ -176,15 +189,37 @@ def test_masked_softmax_is_the_softmax_of_what_is_kept(dtype, mask_shape):
     rng = np.random.default_rng(4)
     x = rng.normal(size=(2, 3, 4, 5)).astype(dtype)
     mask = rng.random(mask_shape) < 0.5
-    out = np.empty_like(x)
+    out, log_out = np.empty_like(x), np.empty_like(x)
     masked_softmax.run(x, mask, out)
+    masked_log_softmax.run(x, mask, log_out)
     everywhere = np.broadcast_to(mask, x.shape)
     for row in np.ndindex(2, 3, 4):
         kept = everywhere[row]
         assert np.all(out[row][~kept] == 0)
+        assert np.all(log_out[row][~kept] == -np.inf)
         if kept.any():
-            expected = scipy.special.softmax(x[row][kept].astype(np.float64))
-            assert_close(out[row][kept], expected, ulp=16)
+            wide = x[row][kept].astype(np.float64)
+            assert_close(out[row][kept], scipy.special.softmax(wide), ulp=16)
+            assert_close(log_out[row][kept], scipy.special.log_softmax(wide), ulp=16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask_shape", [(3, 4, 5), (4, 5), (3, 1, 5), (5,), (3, 4, 1), ()])
+def test_masked_backward_is_the_backward_of_what_is_kept(dtype, mask_shape):
+    """And 0 at the others, whatever cotangent arrives there: NaN, even."""
+    rng = np.random.default_rng(8)
+    mask = rng.random(mask_shape) < 0.5
+    everywhere = np.broadcast_to(mask, (3, 4, 5))
+    y = np.empty((3, 4, 5), dtype)
+    masked_log_softmax.run(rng.normal(size=y.shape).astype(dtype), mask, y)
+    grad = np.where(everywhere, rng.normal(size=y.shape), np.nan).astype(dtype)
+    out = np.empty_like(y)
+    masked_log_softmax_backward.run(y, mask, grad, out)
+    for row in np.ndindex(3, 4):
+        kept = everywhere[row]
+        g, p = grad[row][kept].astype(np.float64), np.exp(y[row][kept].astype(np.float64))
+        assert np.all(out[row][~kept] == 0)
+        assert_close(out[row][kept], g - p * g.sum(), ulp=32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -194,7 +229,11 @@ def test_a_row_with_nothing_kept_is_zero_and_what_is_masked_has_no_influence(dty
     out = np.full_like(x, 7)
     masked_softmax.run(x, mask, out)
     e = np.exp(1) / (1 + np.exp(1))
-    assert_close(out, np.array([[0, 0, 1 - e, e], [0, 0, 0, 0], [0.5, 0, 0.5, 0]]), ulp=4)
+    expected = np.array([[0, 0, 1 - e, e], [0, 0, 0, 0], [0.5, 0, 0.5, 0]])
+    assert_close(out, expected, ulp=4)
+    masked_log_softmax.run(x, mask, out)
+    with np.errstate(divide="ignore"):
+        assert_close(out, np.log(expected), ulp=4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from baremetal.autograd import CPU, Device, gradcheck, no_grad
+from baremetal.autograd import CPU, AutogradError, Device, gradcheck, no_grad
 from baremetal.nn import GPTConfig, GrokConfig, LlamaConfig
 from baremetal.nn.language_model import IGNORE_INDEX
 from baremetal.optim import AdamW, decay_groups
@@ -45,6 +45,16 @@ def test_logits_have_one_row_per_token_and_nothing_is_known_at_first(tiny, kind,
     # Weights of size 0.02 make nearly equal logits: the loss is that of guessing.
     assert model.loss(tokens, targets).item() == pytest.approx(math.log(11), abs=0.05)
     assert (model.head is None) == model.config.tied
+
+
+def test_a_weight_that_changed_before_backward_is_called_by_its_path(tiny):
+    model = tiny("gpt")
+    loss = model.loss(*batch())
+    weight = model.blocks[0].mlp.up.weight
+    with no_grad():
+        weight += 1
+    with pytest.raises(AutogradError, match=r"'weight' \('blocks\.0\.mlp\.up\.weight', shape"):
+        loss.backward()
 
 
 @pytest.mark.parametrize(("kind", "changes"), VARIANTS)

@@ -50,7 +50,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return _backward_from(ctx, kernels.sigmoid_backward, grad)
 
 
-@op(promotes="common")
+@op(promotes="numeric")
 def relu(ctx: Context, x: np.ndarray) -> np.ndarray:
     """max(x, 0); the derivative at 0 is 0."""
     ctx.save(x)
@@ -95,7 +95,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
 @op(promotes="floating")
 def swiglu(ctx: Context, gate_up: np.ndarray) -> np.ndarray:
     """silu(gate) * up, where gate_up (..., 2H) holds both side by side; gives (..., H)."""
-    if gate_up.shape[-1] % 2:
+    if gate_up.ndim == 0 or gate_up.shape[-1] % 2:
         raise BaremetalError(
             f"swiglu: gate_up has shape {gate_up.shape}: its last dimension holds gate and up "
             "side by side and must be even"

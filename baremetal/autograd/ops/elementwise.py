@@ -60,7 +60,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return sum_to_shape(ctx, grad, ctx.shapes[1])
 
 
-@op(promotes="common")
+@op(promotes="signed")
 def subtract(ctx: Context, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a - b."""
     return binary(ctx, kernels.subtract, a, b)
@@ -94,7 +94,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return sum_to_shape(ctx, binary(ctx, kernels.multiply, grad, ctx.saved[0]), ctx.shapes[1])
 
 
-@op(promotes="floating")
+@op(promotes="quotient")
 def divide(ctx: Context, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a / b."""
     out = binary(ctx, kernels.divide, a, b)
@@ -115,9 +115,18 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return sum_to_shape(ctx, binary(ctx, kernels.multiply, grad, slope), ctx.shapes[1])
 
 
-@op(promotes="floating")
+@op(promotes="numeric")
 def power(ctx: Context, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a ** b."""
+    """a ** b. Integers stay integers.
+
+    Raises:
+        BaremetalError: an integer to the power of a negative integer.
+    """
+    if b.dtype.kind == "i" and b.size and b.min() < 0:
+        raise BaremetalError(
+            f"power of {a.dtype} with the exponent {b.min()}: integers have no negative powers "
+            "among the integers; use astype(np.float64), or a floating exponent"
+        )
     out = binary(ctx, kernels.power, a, b)
     ctx.save(a, b, out if ctx.needs[1] else None)
     return out
@@ -256,7 +265,7 @@ def greater_equal(ctx: Context, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- of one
 
 
-@op(promotes="common")
+@op(promotes="signed")
 def negative(ctx: Context, x: np.ndarray) -> np.ndarray:
     """-x."""
     return unary(ctx, kernels.negative, x)
@@ -283,7 +292,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return _choose(ctx, _compare(ctx, kernels.greater, x, zero), grad, left, x.shape)
 
 
-@op(promotes="common")
+@op(promotes="numeric")
 def square(ctx: Context, x: np.ndarray) -> np.ndarray:
     """x²."""
     ctx.save(x)

@@ -22,6 +22,8 @@ from baremetal.kernels.elementwise import fill
 @op
 def embedding(ctx: Context, table: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """table (rows, ...)[indices (...)] -> (*indices.shape, *table.shape[1:])."""
+    if table.ndim == 0:
+        raise BaremetalError("embedding: the table has shape (), expected (rows, ...)")
     indices = _checked_indices(ctx, "embedding", indices, len(table))
     ctx.save(indices)
     out = ctx.empty((*indices.shape, *table.shape[1:]), table.dtype)

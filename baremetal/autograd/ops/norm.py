@@ -12,7 +12,7 @@ from baremetal.errors import BaremetalError
 from baremetal.kernels import norm as kernels
 
 
-@op(promotes="floating")
+@op(promotes="quotient")
 def layer_norm(
     ctx: Context,
     x: np.ndarray,
@@ -58,7 +58,7 @@ def _(ctx: Context, grad: np.ndarray, into: list, beta: list) -> tuple:
     return grad_weight, None if grad_bias is None else added(ctx, grad_bias, into[1], beta[1])
 
 
-@op(promotes="floating")
+@op(promotes="quotient")
 def rms_norm(ctx: Context, x: np.ndarray, weight: np.ndarray, *, eps: float = 1e-5) -> np.ndarray:
     """weight * x / sqrt(mean(x²) + eps); x (..., width), weight (width,)."""
     _check("rms_norm", x, weight, None)

@@ -1,7 +1,8 @@
 """Sums, means, maxima and their like over axes. The gradient of "many to one" is "one to many".
 
-`axis` is an integer, a tuple, or None for all axes; negative ones count from the end. With
-`keepdims` the reduced axes stay as size 1, so that the result broadcasts against the input.
+`axis` is an integer, a tuple, or None for all axes; negative ones count from the end, and one that
+is not there raises BaremetalError. With `keepdims` the reduced axes stay as size 1, so that the
+result broadcasts against the input.
 """
 
 import math
@@ -10,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from baremetal.autograd.op import Context, op
+from baremetal.autograd.ops.axes import checked_axes, checked_axis
 from baremetal.autograd.ops.layout import reshaped
 from baremetal.errors import BaremetalError
 from baremetal.kernels import elementwise as element_kernels
@@ -19,24 +21,23 @@ Axis = int | tuple[int, ...] | None
 Shape = tuple[int, ...]
 
 
-@lru_cache(maxsize=4096)
-def _axes_and_shapes(shape: Shape, axis: Axis) -> tuple[Shape, Shape, Shape]:
+def _axes_and_shapes(name: str, shape: Shape, axis: Axis) -> tuple[Shape, Shape, Shape]:
     """The axes as a sorted tuple, the shape without them, and the shape with 1 in their place."""
-    ndim = len(shape)
-    given = range(ndim) if axis is None else ((axis,) if isinstance(axis, int) else axis)
-    axes = tuple(sorted(a + ndim if a < 0 else a for a in given))
-    if len(set(axes)) != len(axes) or any(not 0 <= a < ndim for a in axes):
-        raise BaremetalError(
-            f"axis {axis} of a tensor of shape {shape}: expected distinct axes from {-ndim} to "
-            f"{ndim - 1}"
-        )
+    if axis is not None and type(axis) is not int:
+        axis = checked_axes(name, shape, axis)  # plain integers: what the cache can tell apart
+    return _without_axes(name, shape, axis)
+
+
+@lru_cache(maxsize=4096)
+def _without_axes(name: str, shape: Shape, axis: Axis) -> tuple[Shape, Shape, Shape]:
+    axes = tuple(sorted(checked_axes(name, shape, axis)))
     kept = tuple(n for a, n in enumerate(shape) if a not in axes)
     flattened = tuple(1 if a in axes else n for a, n in enumerate(shape))
     return axes, kept, flattened
 
 
 def _reduce(ctx: Context, kernel, x: np.ndarray, axis: Axis, keepdims: bool, **extra) -> np.ndarray:
-    axes, kept, flattened = _axes_and_shapes(x.shape, axis)
+    axes, kept, flattened = _axes_and_shapes(kernel.name, x.shape, axis)
     out = ctx.empty(kept, x.dtype)
     ctx.launch(kernel, x, out, axis=axes, **extra)
     ctx.remember(axes, flattened, x.shape)
@@ -67,7 +68,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return out
 
 
-@op(promotes="floating")
+@op(promotes="quotient")
 def mean(ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False) -> np.ndarray:
     """The arithmetic mean over these axes."""
     return _reduce(ctx, kernels.mean, x, axis, keepdims)
@@ -84,7 +85,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
 @op(promotes="common")
 def max(ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False) -> np.ndarray:
     """The largest element; where several are equal they share the gradient evenly."""
-    axes, _, _ = _axes_and_shapes(x.shape, axis)
+    axes, _, _ = _axes_and_shapes("max", x.shape, axis)
     if any(x.shape[a] == 0 for a in axes):
         raise BaremetalError(
             f"max over axis {axis} of shape {x.shape}: there is no element to choose from"
@@ -109,7 +110,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return _binary(ctx, element_kernels.multiply, share, per_tie, shape)
 
 
-@op(promotes="floating")
+@op(promotes="quotient")
 def logsumexp(
     ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False
 ) -> np.ndarray:
@@ -129,12 +130,12 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     return weights
 
 
-@op(promotes="floating")
+@op(promotes="quotient")
 def variance(
     ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = False, ddof: int = 0
 ) -> np.ndarray:
     """Σ (x - mean)² / (N - ddof)."""
-    axes, _, _ = _axes_and_shapes(x.shape, axis)
+    axes, _, _ = _axes_and_shapes("variance", x.shape, axis)
     count = math.prod(x.shape[a] for a in axes)
     if count <= ddof:
         raise BaremetalError(f"variance of {count} elements with ddof {ddof}: at least {ddof + 1}")
@@ -165,10 +166,11 @@ def argmax(
     """The index (int64) of the first largest element along an axis, or in the flattened tensor."""
     if x.size == 0:
         raise BaremetalError(f"argmax of shape {x.shape}: there is no element to choose from")
-    flattened = _axes_and_shapes(x.shape, axis)[2]
-    if axis is None:
+    one = None if axis is None else checked_axis("argmax", x.shape, axis)
+    flattened = _axes_and_shapes("argmax", x.shape, one)[2]
+    if one is None:
         x = reshaped(ctx, x, (x.size,))
-    axes, kept, _ = _axes_and_shapes(x.shape, 0 if axis is None else axis)
+    axes, kept, _ = _axes_and_shapes("argmax", x.shape, one or 0)
     out = ctx.empty(kept, np.int64)
     ctx.launch(kernels.argmax, x, out, axis=axes)
     return out.reshape(flattened) if keepdims else out

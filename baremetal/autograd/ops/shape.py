@@ -5,11 +5,14 @@ count of in-place changes. The gradient of "look at it differently" is "look bac
 """
 
 import math
+import operator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from baremetal.autograd.op import Context, op
+from baremetal.autograd.ops.axes import checked_axis, checked_sizes
 from baremetal.autograd.ops.broadcasting import broadcast_shapes, sum_to_shape
 from baremetal.autograd.ops.layout import reshaped
 from baremetal.errors import BaremetalError
@@ -21,7 +24,7 @@ Shape = tuple[int, ...]
 @op(is_view=True)
 def reshape(ctx: Context, x: np.ndarray, *, shape: Shape) -> np.ndarray:
     """The same elements in the same order in another shape; one size may be -1."""
-    return reshaped(ctx, x, _complete(x.shape, tuple(shape)))
+    return reshaped(ctx, x, _complete(x.shape, checked_sizes("reshape", x.shape, shape)))
 
 
 @reshape.vjp("x")
@@ -47,18 +50,20 @@ def _complete(old: Shape, new: Shape) -> Shape:
 @op(is_view=True)
 def transpose(ctx: Context, x: np.ndarray, *, axes: Shape) -> np.ndarray:
     """The axes in another order: axis i of the result is axis axes[i] of x."""
-    if sorted(a % x.ndim if x.ndim else a for a in axes) != list(range(x.ndim)):
+    order = [checked_axis("transpose", x.shape, axis) for axis in axes]
+    if sorted(order) != list(range(x.ndim)):
         raise BaremetalError(
             f"transpose of shape {x.shape} with axes {tuple(axes)}: each of the {x.ndim} axes "
             "must be named once"
         )
-    return x.transpose(axes)
+    ctx.remember(order)
+    return x.transpose(order)
 
 
 @transpose.vjp("x")
 def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     back = [0] * grad.ndim
-    for to, axis in enumerate(ctx.attributes["axes"]):
+    for to, axis in enumerate(ctx.notes[0]):
         back[axis] = to
     return grad.transpose(back)
 
@@ -66,7 +71,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
 @op(is_view=True)
 def broadcast_to(ctx: Context, x: np.ndarray, *, shape: Shape) -> np.ndarray:
     """Repeated along axes of size 1 and new leading axes, without a copy."""
-    shape = tuple(shape)
+    shape = checked_sizes("broadcast_to", x.shape, shape)
     if broadcast_shapes("broadcast_to", x.shape, shape) != shape:
         raise BaremetalError(
             f"broadcast_to from {x.shape} to {shape}: only axes of size 1 can be repeated"
@@ -83,7 +88,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
 def concatenate(ctx: Context, *parts: np.ndarray, axis: int = 0) -> np.ndarray:
     """The parts one after the other along an axis; their other sizes are equal."""
     first = parts[0]
-    axis = _checked_axis(first, axis)
+    axis = checked_axis("concatenate", first.shape, axis)
     for part in parts[1:]:
         if part.ndim != first.ndim or _without(part.shape, axis) != _without(first.shape, axis):
             raise BaremetalError(
@@ -111,15 +116,6 @@ def _(ctx: Context, grad: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(pieces)
 
 
-def _checked_axis(array: np.ndarray, axis: int) -> int:
-    if not -array.ndim <= axis < array.ndim:
-        raise BaremetalError(
-            f"axis {axis} of shape {array.shape}: expected -{array.ndim} to {array.ndim - 1} "
-            "(a tensor of shape () has no axes)"
-        )
-    return axis % array.ndim
-
-
 def _without(shape: Shape, axis: int) -> Shape:
     return shape[:axis] + shape[axis + 1 :]
 
@@ -129,18 +125,28 @@ def pad(
     ctx: Context, x: np.ndarray, *, widths: tuple[tuple[int, int], ...], value: float = 0.0
 ) -> np.ndarray:
     """`value` around x: `widths[k]` = (how many before, how many after) along axis k."""
-    if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
-        raise BaremetalError(
-            f"pad of shape {x.shape} with widths {widths}: expected one (before, after) per axis, "
-            "none negative"
-        )
-    grown = tuple(n + before + after for n, (before, after) in zip(x.shape, widths, strict=True))
+    pairs = _checked_widths(x.shape, widths)
+    ctx.remember(pairs)
+    grown = tuple(n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True))
     out = ctx.empty(grown, x.dtype)
-    ctx.launch(kernels.pad, x, out, widths=tuple(widths), value=value)
+    ctx.launch(kernels.pad, x, out, widths=pairs, value=value)
     return out
 
 
 @pad.vjp("x")
 def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
-    inner = zip(ctx.shapes[0], ctx.attributes["widths"], strict=True)
+    inner = zip(ctx.shapes[0], ctx.notes[0], strict=True)
     return grad[tuple(slice(before, before + n) for n, (before, _) in inner)]
+
+
+def _checked_widths(shape: Shape, widths: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = tuple((operator.index(before), operator.index(after)) for before, after in widths)
+    except (TypeError, ValueError):  # no integers, or not two of them
+        pairs = ()
+    if len(pairs) != len(shape) or any(min(pair) < 0 for pair in pairs):
+        raise BaremetalError(
+            f"pad of shape {shape} with widths {widths}: expected one (before, after) per axis, "
+            "none negative"
+        )
+    return pairs

@@ -22,8 +22,9 @@ from baremetal.kernels.native.abi import (
     pointer,
     pointer_u8,
 )
+from baremetal.kernels.native.compiler import inlined
 from baremetal.kernels.native.rows import largest, rows_of, sum_of_exp
-from baremetal.kernels.native.vmath import exp
+from baremetal.kernels.native.vmath import exp, like
 
 MASK_AXES = 4  # leading dimensions of a mask; more are left to NumPy
 
@@ -109,8 +110,17 @@ def log_softmax_backward(y, grad, out):
 
 def _by_rows(body_, *arrays) -> Sequence[Launch] | None:
     """Words: the arrays, their row distances, the width. The last array is the output."""
-    out = arrays[-1]
-    dtype = out.dtype
+    out, steps = arrays[-1], _row_distances(*arrays)
+    if steps is None:
+        return None
+    width = out.shape[-1]
+    rows = out.size // width if width else 0
+    return [Launch(body_, out.dtype, (*arrays, *steps, width), rows, width)]
+
+
+def _row_distances(*arrays) -> list[int] | None:
+    """How far apart the rows of each array lie; None if NumPy must do it."""
+    dtype = arrays[-1].dtype
     if dtype not in FLOATING:
         return None
     steps = []
@@ -119,27 +129,38 @@ def _by_rows(body_, *arrays) -> Sequence[Launch] | None:
         if layout is None or array.dtype != dtype:
             return None
         steps.append(layout[1])
-    width = out.shape[-1]
-    rows = out.size // width if width else 0
-    return [Launch(body_, dtype, (*arrays, *steps, width), rows, width)]
+    return steps
+
+
+# ---------------------------------------------------------------- masked
+
+
+@inlined
+def mask_row(args, row, mask_word, leading_word):
+    """The mask's bytes for a row. Its rows repeat as its strides say.
+
+    The words from `leading_word` on: 0-3 leading shape, 4-7 the mask's strides in it (bytes, 0
+    where it is broadcast).
+    """
+    at, rest = 0, row
+    for axis in range(MASK_AXES - 1, -1, -1):
+        size = integer(args, leading_word + axis)
+        at += rest % size * integer(args, leading_word + MASK_AXES + axis)
+        rest = rest // size
+    return offset(pointer_u8(args, mask_word), at)
 
 
 @body(reassociate=True)
 def masked_softmax_body(lo, hi, args):
-    """Rows of out = softmax(x where mask). The mask's rows repeat as its strides say.
+    """Rows of out = softmax(x where mask).
 
-    Words: 0-1 x out, 2 mask, 3-4 row distances of x out, 5 width, 6-9 leading shape,
-    10-13 the mask's strides in it (bytes, 0 where it is broadcast).
+    Words: 0-1 x out, 2 mask, 3-4 row distances of x out, 5 width, 6-13 see `mask_row`.
     """
     x_step, out_step, width = integer(args, 3), integer(args, 4), integer(args, 5)
     nothing = cast(args, -np.inf)
     for row in range(lo, hi):
         x, out = offset(pointer(args, 0), row * x_step), offset(pointer(args, 1), row * out_step)
-        at, rest = 0, row
-        for axis in range(3, -1, -1):
-            at += rest % integer(args, 6 + axis) * integer(args, 10 + axis)
-            rest = rest // integer(args, 6 + axis)
-        mask = offset(pointer_u8(args, 2), at)
+        mask = mask_row(args, row, 2, 6)
         for j in range(width):
             out[j] = x[j] if mask[j] != 0 else nothing
         peak = largest(out, width)
@@ -156,21 +177,83 @@ def masked_softmax_body(lo, hi, args):
 
 def masked_softmax(x, mask, out):
     """Pack masked softmax; None for a mask whose last axis is broadcast or strided."""
+    return _masked_by_rows(masked_softmax_body, mask, x, out)
+
+
+# Confined to a function, as `sum_of_exp` is and for the same reason.
+@inlined(reassociate=True)
+def sum_of_kept_exp(x, mask, shift, count):
+    """The sum of exp(x[j] - shift) over the j whose mask[j] is set."""
+    total = like(shift, 0)
+    for j in range(count):
+        total += exp(x[j] - shift) if mask[j] != 0 else like(shift, 0)
+    return total
+
+
+@body
+def masked_log_softmax_body(lo, hi, args):
+    """Rows of out = log softmax(x where mask), -inf elsewhere. Words as in `masked_softmax_body`.
+
+    Where nothing is kept, peak is -inf and log_total too: the mask keeps their NaN from out.
+    """
+    x_step, out_step, width = integer(args, 3), integer(args, 4), integer(args, 5)
+    nothing = cast(args, -np.inf)
+    for row in range(lo, hi):
+        x, out = offset(pointer(args, 0), row * x_step), offset(pointer(args, 1), row * out_step)
+        mask = mask_row(args, row, 2, 6)
+        for j in range(width):
+            out[j] = x[j] if mask[j] != 0 else nothing
+        peak = largest(out, width)
+        log_total = math.log(sum_of_kept_exp(out, mask, peak, width))
+        for j in range(width):
+            out[j] = (out[j] - peak) - log_total if mask[j] != 0 else nothing
+
+
+def masked_log_softmax(x, mask, out):
+    """Pack masked log softmax; None as for `masked_softmax`."""
+    return _masked_by_rows(masked_log_softmax_body, mask, x, out)
+
+
+@body(reassociate=True)
+def masked_log_softmax_backward_body(lo, hi, args):
+    """Rows of out = grad - exp(y) sum(grad) where mask, 0 elsewhere.
+
+    Words: 0-2 y grad out, 3 mask, 4-6 row distances, 7 width, 8-15 see `mask_row`.
+    """
+    y_step, grad_step, out_step = integer(args, 4), integer(args, 5), integer(args, 6)
+    width, zero = integer(args, 7), cast(args, 0)
+    for row in range(lo, hi):
+        y, grad = offset(pointer(args, 0), row * y_step), offset(pointer(args, 1), row * grad_step)
+        out = offset(pointer(args, 2), row * out_step)
+        mask = mask_row(args, row, 3, 8)
+        total = zero
+        for j in range(width):
+            total += grad[j] if mask[j] != 0 else zero
+        for j in range(width):
+            out[j] = grad[j] - exp(y[j]) * total if mask[j] != 0 else zero
+
+
+def masked_log_softmax_backward(y, mask, grad, out):
+    """Pack the gradient of masked log softmax; None as for `masked_softmax`."""
+    return _masked_by_rows(masked_log_softmax_backward_body, mask, y, grad, out)
+
+
+def _masked_by_rows(body_, mask, *arrays) -> Sequence[Launch] | None:
+    """Words: the arrays, the mask, their row distances, the width, and `mask_row`'s."""
+    out = arrays[-1]
     if out.size == 0:
         return []  # nothing to do, and NumPy gives empty arrays arbitrary strides
-    width = out.shape[-1]
-    x_rows, out_rows = rows_of(x), rows_of(out)
-    if x_rows is None or out_rows is None or not (x.dtype == out.dtype and out.dtype in FLOATING):
+    steps = _row_distances(*arrays)
+    if steps is None:
         return None
-    mask = np.broadcast_to(mask, x.shape)
-    leading = x.shape[:-1]
+    *leading, width = out.shape
+    mask = np.broadcast_to(mask, out.shape)
     if (mask.strides[-1] != 1 and width > 1) or mask.dtype != np.bool_:
         return None
     if len(leading) > MASK_AXES:
         return None
     padding = (1,) * (MASK_AXES - len(leading))
     words = (
-        x, out, mask, x_rows[1], out_rows[1], width, *padding, *leading, *padding,
-        *mask.strides[:-1],
+        *arrays, mask, *steps, width, *padding, *leading, *padding, *mask.strides[:-1],
     )  # fmt: skip
-    return [Launch(masked_softmax_body, out.dtype, words, out.size // width, width)]
+    return [Launch(body_, out.dtype, words, out.size // width, width)]
