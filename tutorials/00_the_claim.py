@@ -460,7 +460,7 @@ assert slots(16, 1) / 1 >= 10 > slots(16, 2) / 2
 #
 # | | here | a GB300 cluster |
 # |---|---|---|
-# | arithmetic | one core, tens to hundreds of GFLOP/s in float32 | 2,450 TFLOP/s a GPU in BF16 (public) |
+# | arithmetic | one core, 10 to 200 GFLOP/s in float32 | 2,450 TFLOP/s a GPU in BF16 (public) |
 # | how many | 1 | 220,000 GPUs (claimed) |
 # | one call | about a µs, or a few; Python waits for it | queued ahead; whole steps are compiled |
 # | between racks | nothing | 800 Gb/s a GPU, each way (public) |
