@@ -139,6 +139,9 @@ def mathml(tex: str, display: str) -> str:
     for row in list(math.iter()):
         if row.tag in ROWS:
             space(row)
+    for word in list(math.iter("mtext")):
+        if (word.text or "").isalpha():
+            word.tag = "mi"  # beside text, which counts as space, an operator loses its gaps
     return ElementTree.tostring(math, encoding="unicode")
 
 
@@ -151,13 +154,14 @@ def space(row: ElementTree.Element) -> None:
     """
     before: ElementTree.Element | None = None
     for child in list(row):
-        if child.tag == "mo" and is_name(child):
-            child.tag = "mi"  # max: as an operator it would have wide gaps on both sides
+        if child.tag == "mo" and (is_name(child) or child.text == "\u221e"):
+            child.tag = "mi"  # max, infinity: as an operator it would have wide gaps on both sides
         if before is not None:
             if child.tag == "mo" and child.text in SIGNS and core(before).text in NOT_YET:
                 child.set("form", "prefix")
             gap = is_name(core(before)) or is_name(core(child))
-            if gap and core(before).tag != "mo" and core(child).tag != "mo":
+            opened = child.tag == "mrow" and child[:1] and child[0].tag == "mo"  # \left(
+            if gap and not opened and "mo" not in (core(before).tag, core(child).tag):
                 row.insert(list(row).index(child), ElementTree.Element("mspace", width="0.17em"))
         before = child
 

@@ -89,10 +89,13 @@ GAP = '<mspace width="0.17em" />'
         (r"\log_2 x", f"<msub><mi>log</mi><mn>2</mn></msub>{GAP}<mi>x</mi>"),
         (r"\log \sum_j a_j", "<mi>log</mi><msub><mo>\u2211</mo>"),
         (r"\max(m, \max s)", f"<mi>max</mi>{GAP}<mi>s</mi>"),
+        (r"\max\left( m \right)", "<mi>max</mi><mrow><mo "),
+        (r"e^{-\infty}", "<mo>\u2212</mo><mi>\u221e</mi>"),
         (r"c = -0.25", '<mo>=</mo><mo form="prefix">\u2212</mo><mn>0.25</mn>'),
         (r"[-1, 1]", '<mo stretchy="false">[</mo><mo form="prefix">\u2212</mo>'),
         (r"a - b", "<mi>a</mi><mo>\u2212</mo><mi>b</mi>"),
         (r"f(a) - b", '<mo stretchy="false">)</mo><mo>\u2212</mo>'),
+        (r"\text{work} + \text{rest}", "<mi>work</mi><mo>+</mo><mi>rest</mi>"),
     ],
 )
 def test_functions_and_signs_are_spaced_as_tex_does(hooks, tex, part):
