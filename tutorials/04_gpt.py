@@ -192,8 +192,8 @@ def new_weights(V, T, C, L, rng):
 # $\Phi$ goes from 0 for very negative numbers to 1 for large ones: a ramp with a rounded corner.
 # GPT-2 has it in this form:
 #
-# $$ \text{gelu}(x) = \frac{x}{2}
-#    \Big( 1 + \tanh\Big( \sqrt{2 / \pi} \, (x + 0.044715 \, x^3) \Big) \Big) $$
+# $$ \text{gelu}(x) = \frac{x}{2} (1 + \tanh u), \qquad
+#    u = \sqrt{2 / \pi} \, (x + 0.044715 \, x^3) $$
 
 # %%
 rng = np.random.default_rng(3)
@@ -207,8 +207,8 @@ mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
 normed = w * (x - mean) / np.sqrt(variance + 1e-5) + b
 agree("layer norm", normed, ops.layer_norm(Tensor(x), w, b, eps=1e-5))
 
-bent = x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-agree("GELU", bent, ops.gelu(Tensor(x), approximate="tanh"))
+u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+agree("GELU", x / 2 * (1 + np.tanh(u)), ops.gelu(Tensor(x), approximate="tanh"))
 
 # %% [markdown]
 # Attention, as lesson 3 derived it, here in its plain form with the T x T matrix. Each place
@@ -563,8 +563,8 @@ with no_grad():
     trained = dict(model.named_parameters())
     logits_by_hand(trained, np.asarray(piece, np.int64)[None], H, look=look)
 
-figure = Figure(figsize=(8, 4.4), layout="constrained")
-labels = [{"\n": "\\n", " ": "\u2423"}.get(c, c) for c in data.tokenizer.decode(piece)]
+figure = Figure(figsize=(8, 5.3), layout="constrained")
+labels = [{"\n": "\\n", " ": "␣"}.get(c, c) for c in data.tokenizer.decode(piece)]
 for head, axes in enumerate(figure.subplots(1, 2)):
     image = axes.imshow(look[0][0, head], cmap="Blues", vmin=0, vmax=1)
     axes.set_title(f"block 1, head {head + 1}", loc="left")
@@ -572,10 +572,10 @@ for head, axes in enumerate(figure.subplots(1, 2)):
     axes.set_yticks(range(32), labels, fontsize=7)
     axes.set_xlabel("looks at")
 figure.axes[0].set_ylabel("this character")
-figure.colorbar(image, ax=figure.axes, label="share", shrink=0.8)
+figure.colorbar(image, ax=figure.axes, label="share", location="bottom", shrink=0.5, aspect=40)
 show(
     figure,
-    "Each row is one character and what it takes from (\u2423 is a space). The upper right is "
+    "Each row is one character and what it takes from (␣ is a space). The upper right is "
     "empty: that is the future. A stripe along the diagonal looks at what came just before; dark "
     "squares far from it look for something in particular, such as the beginning of a word.",
 )
