@@ -120,7 +120,8 @@ class Page:
         self.pictures[name] = (
             b64decode(content) if extension == "png" else content.encode(encoding="utf-8")
         )
-        return f"![Picture {len(self.pictures)} of this lesson]({name})"
+        # A link to its own file: on a telephone a picture must be enlarged to be read.
+        return f"[![Picture {len(self.pictures)} of this lesson]({name})]({name})"
 
 
 def to_page(cells: list[Any], stem: str, header: str) -> Page:
@@ -196,7 +197,8 @@ def header_of(stem: str, duration_s: float) -> str:
     return (
         f"*This lesson ran in {duration_s:.0f} s on {os.cpu_count()} cores "
         f"({platform.system()} {platform.machine()}, Python {platform.python_version()}) on "
-        f"{date.today().isoformat()}. [Download it as a notebook]({stem}.ipynb).*"
+        f"{date.today().isoformat()}. [Download it as a notebook]({stem}.ipynb); it needs the "
+        "repository: put it into `tutorials/`, beside the `lesson.py` that it imports.*"
     )
 
 

@@ -14,6 +14,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -105,6 +106,11 @@ FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
 
+MATHML = "http://www.w3.org/1998/Math/MathML"
+ROWS = {"math", "mrow", "mstyle", "mtd"}  # what sets its children side by side
+SIGNS = ("\u2212", "+")
+NOT_YET = set("=<>\u2264\u2265\u2248\u2192\u2190([{,+\u2212\u22c5\u00d7/")  # before an operand
+
 
 def on_page_content(content: str, page: Page, **_: Any) -> str:
     """Replace each formula that arithmatex marked by MathML."""
@@ -128,4 +134,43 @@ def mathml(tex: str, display: str) -> str:
     made = str(convert(tex, display=display))
     if unknown := re.search(r"<m\w+>(\\\w+)</m\w+>", made):
         raise ValueError(f"unknown command {unknown[1]}")
-    return made
+    # HTML knows what <math> is without the namespace, and then the elements have short names.
+    math = ElementTree.fromstring(made.replace(f' xmlns="{MATHML}"', ""))
+    for row in list(math.iter()):
+        if row.tag in ROWS:
+            space(row)
+    for word in list(math.iter("mtext")):
+        if (word.text or "").isalpha():
+            word.tag = "mi"  # beside text, which counts as space, an operator loses its gaps
+    return ElementTree.tostring(math, encoding="unicode")
+
+
+def space(row: ElementTree.Element) -> None:
+    """Set the gaps of a row that TeX sets by itself and a browser does not.
+
+    A function's name stands off from what is beside it (log x), unless that is an operator or a
+    bracket, which has its own gap (log(x)). A minus after an operator or an opening bracket is a
+    sign and stands close to its number (= -1).
+    """
+    before: ElementTree.Element | None = None
+    for child in list(row):
+        if child.tag == "mo" and (is_name(child) or child.text == "\u221e"):
+            child.tag = "mi"  # max, infinity: as an operator it would have wide gaps on both sides
+        if before is not None:
+            if child.tag == "mo" and child.text in SIGNS and core(before).text in NOT_YET:
+                child.set("form", "prefix")
+            gap = is_name(core(before)) or is_name(core(child))
+            opened = child.tag == "mrow" and child[:1] and child[0].tag == "mo"  # \left(
+            if gap and not opened and "mo" not in (core(before).tag, core(child).tag):
+                row.insert(list(row).index(child), ElementTree.Element("mspace", width="0.17em"))
+        before = child
+
+
+def core(element: ElementTree.Element) -> ElementTree.Element:
+    """What a subscript or a power stands at: the log of log_2."""
+    return core(element[0]) if element.tag in ("msub", "msup", "msubsup") else element
+
+
+def is_name(element: ElementTree.Element) -> bool:
+    """Whether it is a function's name, such as log or max."""
+    return element.tag in ("mi", "mo") and re.fullmatch("[a-z]{2,}", element.text or "") is not None

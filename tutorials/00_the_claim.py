@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 0. The claim: what was announced, what is known, what we shall measure
 #
-# In May 2026 a sentence went round: a training stack written in C, "over an order of magnitude"
-# faster than JAX. This course builds every layer of such a stack, small enough to read, so that
-# you can judge the sentence yourself. You begin with pencil, paper and one core.
+# In May 2026 a sentence went round: of a training stack in C, almost finished, whose "potential
+# speed improvement vs JAX" was said to be "over an order of magnitude". This course builds the
+# layers of such a stack, small enough to read, so that you can judge the sentence yourself. You
+# begin with pencil, paper and one core.
 #
 # You need Python and some NumPy. Nothing here uses a GPU.
 
@@ -51,7 +52,7 @@ rng = np.random.default_rng(0)
 #
 # | kind | what it rests on | example |
 # |---|---|---|
-# | **claimed** | the announcement, quoted and dated | over an order of magnitude faster than JAX |
+# | **claimed** | the announcement, quoted and dated | "potential … over an order of magnitude" |
 # | **public** | a data sheet, a paper, a log | a GB300 does 2,450 TFLOP/s in BF16 (NVIDIA) |
 # | **measured** | a command you can run, on a machine you can name | what you will see below |
 # | **modelled** | arithmetic with stated assumptions | what 220,000 GPUs would do |
@@ -204,9 +205,9 @@ print(f"a 1 x 1 product          {overhead_s * 1e9:8.0f} ns")
 print(f"a 512 x 512 product      {rate / 1e9:8.1f} GFLOP/s")
 
 # %% [markdown]
-# Typical: some tens of nanoseconds for a Python function, one to a few microseconds for a NumPy
-# product, some tens of GFLOP/s for one core. In the time of one call the core could have done
-# tens of thousands of FLOP.
+# Typical: some tens of nanoseconds for a Python function, half a microsecond to a few for a NumPy
+# product, and for one core some tens of GFLOP/s, or one to two hundred if its vectors are wide. In
+# the time of one call the core could have done tens of thousands of FLOP, or more.
 #
 # ### The same arithmetic in more calls
 #
@@ -459,12 +460,12 @@ assert slots(16, 1) / 1 >= 10 > slots(16, 2) / 2
 #
 # | | here | a GB300 cluster |
 # |---|---|---|
-# | arithmetic | one core, tens of GFLOP/s in float32 | 2,450 TFLOP/s a GPU in BF16 (public) |
+# | arithmetic | one core, 10 to 200 GFLOP/s in float32 | 2,450 TFLOP/s a GPU in BF16 (public) |
 # | how many | 1 | 220,000 GPUs (claimed) |
-# | one call | a few µs; Python waits for it | queued ahead; whole steps are compiled |
+# | one call | about a µs, or a few; Python waits for it | queued ahead; whole steps are compiled |
 # | between racks | nothing | 800 Gb/s a GPU, each way (public) |
 # | within a rack | nothing | 900 GB/s a GPU, each way (public) |
-# | a step | well under a second | seconds (modelled above) |
+# | a step | well under a second | seconds (modelled above, for Llama 3 on 8,192 H100s) |
 # | a run | this lesson | weeks, with failures |
 #
 # One public report shows how a JAX pipeline can lose most of its speed to overhead. The open
@@ -476,8 +477,9 @@ assert slots(16, 1) / 1 >= 10 > slots(16, 2) / 2
 # %% [markdown]
 # ## Sources
 #
-# - E. Musk, post on X, 28 May 2026, x.com/elonmusk/status/2059884150187053488, as reproduced at
-#   wpnews.pro on 30 May 2026. That no independent benchmark exists: gagadget.com, 28 May 2026.
+# - E. Musk, post on X, 28 May 2026, <https://x.com/elonmusk/status/2059884150187053488>, as
+#   reproduced at wpnews.pro on 30 May 2026. That no independent benchmark exists: gagadget.com, 28
+#   May 2026.
 # - G. Amdahl, "Validity of the single processor approach to achieving large scale computing
 #   capabilities", AFIPS 1967.
 # - J. Kaplan et al., "Scaling Laws for Neural Language Models", arXiv 2001.08361, 2020: 6 N.
@@ -489,8 +491,8 @@ assert slots(16, 1) / 1 >= 10 > slots(16, 2) / 2
 # - NVIDIA, "Inside NVIDIA Blackwell Ultra", developer blog, read in November 2026: NVLink with
 #   1.8 TB/s for both directions together. 800 Gb/s per GPU: ConnectX-8 in the system files of
 #   MLPerf Training v5.1, 2025.
-# - JAX documentation, "Asynchronous dispatch" and "Just-in-time compilation", docs.jax.dev, read
-#   in November 2026.
+# - JAX documentation, "Asynchronous dispatch" and "Just-in-time compilation",
+#   <https://docs.jax.dev>, read in November 2026.
 # - marin-community/marin, GitHub issue 6532, comment of 24 June 2026; its later pipelines: issue
 #   7024, 2026.
 

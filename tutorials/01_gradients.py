@@ -8,6 +8,7 @@
 # %%
 # introduces: baremetal.autograd
 import math
+import textwrap
 
 import numpy as np
 from lesson import agree, check, finish, quote, show  # tutorials/lesson.py, beside this file
@@ -419,7 +420,7 @@ def forgetful_square(x):
 try:
     gradcheck(forgetful_square, [np.array([1.0, 2.0, 3.0])])
 except AutogradError as error:
-    print(error)
+    print(textwrap.fill(str(error), 88))
 
 # %% [markdown]
 # ## Predict, then run
@@ -452,8 +453,8 @@ check("operations on the tape", prediction, found, miss="count one neuron on pap
 # With arrays the same loss takes 8 operations, for 4 points or for 4 million.
 #
 # **Checkpoint 3: the Jacobian that nobody stores.** An array of 8 x 16 numbers in float64 goes
-# through tanh. How many bytes would the Jacobian take? Build it once, small as it is, one column
-# at a time, and see how much of it is zero.
+# through tanh. How many bytes would the Jacobian take? Build it once, small as it is, one row at a
+# time, and see how much of it is zero.
 
 # %%
 prediction_bytes = (8 * 16) ** 2 * 8  # your number here
@@ -471,7 +472,7 @@ print(f"{np.mean(jacobian == 0):.1%} of it is zero; the saved array y is {x.tanh
 
 # %% [markdown]
 # For the activations of one layer of a real model, say 8,192 x 16,384 numbers, the same sum gives
-# more than 10^17 bytes in float64. Nobody could even write it down; the product with it is one
+# more than $10^{17}$ bytes in float64. Nobody could even write it down; the product with it is one
 # pass.
 
 # %% [markdown]
@@ -484,14 +485,15 @@ print(f"{np.mean(jacobian == 0):.1%} of it is zero; the saved array y is {x.tanh
 show(
     tape,
     "Each row is an operation, and how many bytes it keeps for its rules. Parameters stand beside "
-    "the operation that reads them.",
+    "the operation that reads them. The sum is above: what two rows share is in memory once.",
 )
 
 # %% [markdown]
 # Check the sum at the top with pencil: `x` is kept for the gradient of `w1` (16 x 5 numbers of 8
-# bytes), the output of tanh once, though two operations need it (16 x 8), and `y` (16 x 2): 640 +
-# 1,024 + 256 = 1,920 bytes. The additions keep nothing. Saved values are what fills a GPU's
-# memory in training; lesson 6 is about them.
+# bytes), the output of tanh (16 x 8), and `y` (16 x 2): 640 + 1,024 + 256 = 1,920 bytes. The rows
+# add up to more, because tanh and the product after it both need the output of tanh: it stands in
+# two rows and lies in memory once. The additions keep nothing. Saved values are what fills a
+# GPU's memory in training; lesson 6 is about them.
 #
 # Then the judge itself. How small should the nudge $h$ be? The error of central differences for
 # $\sin$ is $h^2/6$ at most: smaller is better. But $L(x+h) - L(x-h)$ is the difference of two
@@ -603,8 +605,12 @@ def doubled(times):
 start, end = doubled(16)
 # Every doubling doubles the paths: 1 + 2 + 4 + ... + 2^16 visits.
 check("visits by paths", 2**17 - 1, backward_by_paths(end, 1.0), miss="sum the powers of two")
-check("values in order", 17, len(in_order(end)), miss="each value once")
-check("the slope, either way", 2**16, start.grad, miss="sixteen doublings")
+check("the slope by paths", 2**16, start.grad, miss="sixteen doublings")
+
+start, end = doubled(16)
+check("visits in order", 17, len(in_order(end)), miss="each value once")
+backward(end)
+check("the slope in order", 2**16, start.grad, miss="the same as by paths")
 # With twenty: 2,097,151 visits against 21. A transformer's residual stream is such a chain.
 
 # %% [markdown]
@@ -628,7 +634,8 @@ check("the slope, either way", 2**16, start.grad, miss="sixteen doublings")
 #   Nature 323, 1986.
 # - A. Griewank, A. Walther, "Evaluating Derivatives", 2nd edition, SIAM 2008: the cost of it.
 # - A. Baydin et al., "Automatic differentiation in machine learning: a survey", JMLR 18, 2018.
-# - A. Karpathy, micrograd, github.com/karpathy/micrograd, 2020: the model of the first half.
+# - A. Karpathy, micrograd, <https://github.com/karpathy/micrograd>, 2020: the model of the first
+#   half.
 
 # %%
 finish()

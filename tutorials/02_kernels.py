@@ -141,8 +141,8 @@ few = x[:4096]
 print(f"Python loop: {ns_per_element(lambda: silu_python(few, out), few.size):.0f} ns per element")
 
 # %% [markdown]
-# Some hundreds of nanoseconds for one element. The arithmetic in it is worth about one; the rest
-# is the interpreter, which looks up what `/` means for these two objects, 65,536 times.
+# A hundred nanoseconds or a few hundred for one element. The arithmetic in it is worth about one;
+# the rest is the interpreter, which looks up what `/` means for these two objects, 65,536 times.
 #
 # NumPy looks it up once and loops in C:
 
@@ -172,7 +172,8 @@ print(f"compiled loop: {ns_per_element(lambda: silu_compiled(x, out)):.2f} ns pe
 # A processor core has registers that hold 4, 8 or 16 numbers of float32 (NEON, AVX2, AVX-512), and
 # instructions that work on all of them at once. These are its *lanes*. A loop that uses them is
 # *vectorised*, and NumPy's loops are. The compiler (LLVM) does it by itself, if nothing is in the
-# way. Whether it did is written in the code it made: `<16 x float>` is sixteen float32 at once.
+# way. Whether it did is written in the code it made: `<8 x float>` is eight float32 at once. (You
+# may see that with AVX-512, too: on many processors LLVM prefers vectors of half the width.)
 
 
 # %%
@@ -394,9 +395,10 @@ rates = {"by definition": gflops(by_definition, rows=96)}
 print(f"{rates['by definition']:.1f} GFLOP/s,", look(by_definition))
 
 # %% [markdown]
-# One or two GFLOP/s, and no vectors. The inner loop walks *down a column* of $B$: neighbours in the
-# loop are 3,072 bytes apart in memory, and each lies on a cache line of its own, of which 60 bytes
-# in 64 are thrown away. Besides, every addition waits for the one before (exercise 2).
+# About one GFLOP/s, two at best, and no vectors. The inner loop walks *down a column* of $B$:
+# neighbours in the loop are 3,072 bytes apart in memory, and each lies on a cache line of its own,
+# of which 60 bytes in 64 are thrown away. Besides, every addition waits for the one before
+# (exercise 2).
 #
 # Swap the two inner loops. Now a row of $B$, times one number, is added to a row of $C$:
 
@@ -424,8 +426,9 @@ print(f"{rates['row by row']:.1f} GFLOP/s,", look(row_by_row))
 # ### Blocking: use what you loaded
 #
 # Take a *tile* of $C$ with 3 rows and 48 columns. It is small enough for the registers: 144
-# numbers, nine AVX-512 registers, and it stays there while $p$ runs over all of $k$. In each pass
-# you load 48 numbers of $B$ and 3 of $A$, and do $3 \cdot 48$ multiply-adds with them.
+# numbers, nine AVX-512 registers (or eighteen of half the width), and it stays there while $p$ runs
+# over all of $k$. In each pass you load 48 numbers of $B$ and 3 of $A$, and do $3 \cdot 48$
+# multiply-adds with them.
 
 # %%
 ROWS, COLUMNS = 3, 48
@@ -477,11 +480,11 @@ def tiled(a, b, c):
                     c[row + i, column + j] = tile[i * COLUMNS + j]
 
 
-rates["tiled, one thread"] = gflops(tiled)
-print(f"{rates['tiled, one thread']:.1f} GFLOP/s,", look(tiled))
+rates["tiled"] = gflops(tiled)
+print(f"{rates['tiled']:.1f} GFLOP/s,", look(tiled))
 
 # %% [markdown]
-# With AVX-512 expect two to four times the rate of the row-by-row loop, with AVX2 less. It hardly
+# With AVX-512 expect two to six times the rate of the row-by-row loop, with AVX2 less. It hardly
 # depends on the cache any more: that is what blocking is for. And rows of tiles do not touch each
 # other, so threads are easy:
 
@@ -524,12 +527,17 @@ print(
 quote(silu_kernel, vmath.sigmoid, vmath._exp32, vmath._exp_within32, vmath._expm1_reduced32)
 
 # %% [markdown]
-# The first is the NumPy version with its cost; `flops` is 14 for SiLU. The compiled one is `x *
-# sigmoid(x)` in one loop, with the functions under it. You know every line, but for two things.
-# `like(x, 1.0)` is the constant in the type of `x`: the third obstacle. And adding and
-# subtracting the large number `ROUND` rounds to the nearest integer without asking the processor
-# for it, and leaves $n$ in the low bits, ready to be shifted. The coefficients of the polynomial
-# are better than Taylor's (exercise 3).
+# The first is the NumPy version with its cost, a formula that many kernels share: its `flops` is
+# set where SiLU asks for it, to 14. The compiled one is `x * sigmoid(x)` in one loop, with the
+# functions under it. Where one of them calls `exp` or `_exp_within`, a line that is not shown
+# (`@overload`) puts in the version that ends in 32 if the number is a float32.
+#
+# You know most of what they do. `like(x, 1.0)` is the constant in the type of `x`: the third
+# obstacle. Adding and subtracting the large number `ROUND` rounds to the nearest integer without
+# asking the processor for it, and leaves $n$ in the low bits; `_times_power` shifts it from there
+# into the exponent. `select` takes one of two numbers without a branch, and so sets what lies
+# outside float32: zero below `EXP_SMALLEST`, `INFINITY` above `EXP_LARGEST`. The coefficients of
+# the polynomial are better than Taylor's (exercise 3).
 
 # %%
 theirs = np.empty_like(x)
@@ -573,9 +581,9 @@ softmax.reference(scores, reference)
 agree("the call by hand and the NumPy reference", weights, reference)
 
 # %% [markdown]
-# A GPU is told what to do in the same way (`cuLaunchKernel` takes a function's address and an array
-# of argument words). And since a launch is data, a whole training step can be written down as a
-# list of them and run again without asking Python: that is lesson 5.
+# A GPU is told what to do in much the same way (`cuLaunchKernel` takes a handle of the function and
+# an array of pointers to its arguments). And since a launch is data, a whole training step can be
+# written down as a list of them and run again without asking Python: that is lesson 5.
 #
 # The matrix product (you read its NumPy version in lesson 0) is a body of the same shape. It hands
 # its rows, or its columns, to BLAS:
@@ -733,7 +741,7 @@ points += [
 ]
 points += [
     RooflinePoint(f"product, {name}", matmul_cost.intensity, rates[name] * 1e9)
-    for name in ("by definition", "row by row", "tiled, one thread", "the library's")
+    for name in ("by definition", "row by row", "tiled", "the library's")
 ]
 show(
     roofline_figure(points, peak, bandwidth, title="Where each kernel of this lesson lands"),
@@ -754,7 +762,8 @@ print(table(rows, ["kernel", "FLOP/B", "of the roof"]))
 # while the bandwidth was measured. And the bandwidth comes from an addition, counted as 12 bytes
 # per element; but the processor moves 16, because it fetches a line of the result before
 # overwriting a part of it. A kernel that writes only where it has read (`w -= g`) pays nothing
-# extra, and reaches up to 16/12 = 133 %. Twice the roof would mean that somebody counted wrong.
+# extra, and reaches up to 16/12 = 133 %. More than that, on a quiet machine whose caches are small
+# beside the arrays, would mean that somebody counted wrong.
 #
 # And if a kernel with many threads lies far below one with a single thread, then another program
 # was using the cores. Measure again when it is done: the first rule of measuring is a quiet
@@ -783,7 +792,9 @@ def sgd(w, g, lr):
 
 w, g = np.ones((2, LONG), F)
 rate = size_bytes * LONG / time_s(lambda: sgd(w, g, F(0.1)))
-print(f"one thread moves {rate / 1e9:.0f} GB/s of {bandwidth / 1e9:.0f},", look(sgd))
+print(f"one thread moves {rate / 1e9:.0f} GB/s, the roof was {bandwidth / 1e9:.0f},", look(sgd))
+# Up to 4/3 of the roof is in order, for this kernel writes only where it has read. If it is more,
+# the machine was busier when the roof was measured, or a large cache holds a part of the arrays.
 
 # %% [markdown]
 # **2.** Compile a loop that adds up an array of float32, and look at it. Why is it not vectorised,

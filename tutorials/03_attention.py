@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from baremetal.kernels.attention import causal_attention, causal_attention_backward
 from baremetal.kernels.native import attention as native
 from baremetal.trace import Line, format_bytes, line_figure, table
-from baremetal.trace.style import new_figure
+from baremetal.trace.style import caption, new_figure
 
 rng = np.random.default_rng(3)
 F = np.float32
@@ -66,7 +66,10 @@ for row in range(TILES):
         axes.add_patch(Rectangle((column, row), 0.94, 0.94, color=kind))
 axes.grid(False)
 axes.set(xlim=(0, TILES), ylim=(TILES, 0), aspect="equal")
-axes.set(xlabel="tile of keys", ylabel="tile of queries")
+middles = np.arange(TILES) + 0.47
+axes.set_xticks(middles, range(TILES))
+axes.set_yticks(middles, range(TILES))
+caption(axes, "Which tiles of the scores are computed", "tile of keys", "tile of queries")
 show(
     figure,
     "Dark: tiles of which every score is needed. Light: tiles on the diagonal, of which the upper "
@@ -383,7 +386,8 @@ quote(causal_attention)
 # %% [markdown]
 # And this is the compiled one. You will recognise the loop over tiles of keys, the masked scores,
 # and `shrink`. New is the form of lesson 2 (a range of items, a block of words), that a tile lies
-# transposed, so that sixteen queries share an instruction, and that its products are BLAS calls.
+# transposed, so that up to sixteen queries share an instruction, and that its products are BLAS
+# calls.
 
 # %%
 quote(native.causal_attention_body.function, native._softmax_step)

@@ -11,6 +11,7 @@
 # introduces: baremetal.set_num_threads
 import lzma
 import math
+import textwrap
 import time
 
 import numpy as np
@@ -68,8 +69,9 @@ baremetal.set_num_threads(1)
 # ```
 #
 # Two choices in it are not obvious. The lines that go round the boxes (*residual* connections):
-# every block adds to $x$ instead of replacing it, so that the gradient has a straight way down.
-# And attention may look only *backwards*. You will see what happens without that.
+# every block adds to $x$ instead of replacing it, so that what is known stays known, and the
+# gradient has a straight way down. And attention may look only *backwards*. You will see what
+# happens without the one and without the other.
 
 # %% [markdown]
 # ## Build it
@@ -177,6 +179,38 @@ def new_weights(V, T, C, L, rng):
 
 
 # %% [markdown]
+# Three of the operations are new, and each is a line of NumPy. An *embedding* is a table with a row
+# for each character: to embed a text is to look up its rows. *Layer norm* takes the C numbers of
+# one place, subtracts their mean and divides by their standard deviation, so that they are of one
+# size whatever came before; then each of the C is stretched and shifted by a weight and a bias of
+# its own, which are learnt:
+#
+# $$ y = w \, \frac{x - \text{mean}(x)}{\sqrt{\text{variance}(x) + 10^{-5}}} + b $$
+#
+# And *GELU* is what stands between the two matrices of the MLP (C up to 4C, GELU, 4C down to C):
+# without anything between them they would be no more than one matrix. It is $x \, \Phi(x)$, where
+# $\Phi$ goes from 0 for very negative numbers to 1 for large ones: a ramp with a rounded corner.
+# GPT-2 has it in this form:
+#
+# $$ \text{gelu}(x) = \frac{x}{2} (1 + \tanh u), \qquad
+#    u = \sqrt{2 / \pi} \, (x + 0.044715 \, x^3) $$
+
+# %%
+rng = np.random.default_rng(3)
+table = rng.standard_normal((V, 8), dtype=np.float32)
+tokens = np.array([[5, 1, 5]])
+x = table[tokens]  # (1, 3, 8)
+agree("embedding", x, ops.embedding(Tensor(table), tokens))
+
+w, b = rng.standard_normal((2, 8), dtype=np.float32)
+mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
+normed = w * (x - mean) / np.sqrt(variance + 1e-5) + b
+agree("layer norm", normed, ops.layer_norm(Tensor(x), w, b, eps=1e-5))
+
+u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+agree("GELU", x / 2 * (1 + np.tanh(u)), ops.gelu(Tensor(x), approximate="tanh"))
+
+# %% [markdown]
 # Attention, as lesson 3 derived it, here in its plain form with the T x T matrix. Each place
 # makes a query, a key and a value; the query asks all keys, and takes from the values in
 # proportion to the answers. Several heads do so side by side, each with a slice of the width.
@@ -215,12 +249,14 @@ print(seen[0][0, 0].round(2))
 
 # %% [markdown]
 # Each row says where one place looks; it sums to 1, and everything to the right of the diagonal,
-# the future, is zero. The rest is short.
+# the future, is zero. Untrained, each place looks almost equally at all that it may see: the
+# weights are small, and so all answers are nearly the same. (Below you will see where a trained one
+# looks.) The rest is short.
 
 # %%
 
 
-def logits_by_hand(w, tokens, heads, causal=True, look=None):
+def logits_by_hand(w, tokens, heads, causal=True, residual=True, look=None):
     """tokens (B, T) -> logits (B, T, V)."""
     places = np.arange(tokens.shape[1])
     x = ops.embedding(w["token_embedding.weight"], tokens)
@@ -228,19 +264,19 @@ def logits_by_hand(w, tokens, heads, causal=True, look=None):
     layers = sum(name.endswith("norm_1.weight") for name in w)
     for i in range(layers):
         block = f"blocks.{i}"
-        inner = layer_norm(w, f"{block}.norm_1", x)
-        x = x + attention(w, f"{block}.attention", inner, heads, causal, look)
-        inner = ops.gelu(
-            linear(w, f"{block}.mlp.up", layer_norm(w, f"{block}.norm_2", x)), approximate="tanh"
-        )
-        x = x + linear(w, f"{block}.mlp.down", inner)
+        normed = layer_norm(w, f"{block}.norm_1", x)
+        seen = attention(w, f"{block}.attention", normed, heads, causal, look)
+        x = x + seen if residual else seen
+        up = linear(w, f"{block}.mlp.up", layer_norm(w, f"{block}.norm_2", x))
+        thought = linear(w, f"{block}.mlp.down", ops.gelu(up, approximate="tanh"))
+        x = x + thought if residual else thought
     # The table that turned characters into vectors turns vectors into characters: it is "tied".
     return ops.linear(layer_norm(w, "norm", x), w["token_embedding.weight"], None)
 
 
-def loss_by_hand(w, tokens, targets, heads, causal=True):
+def loss_by_hand(w, tokens, targets, heads, causal=True, residual=True):
     """Mean of -ln p(target) over all places, in nats."""
-    logits = logits_by_hand(w, tokens, heads, causal)
+    logits = logits_by_hand(w, tokens, heads, causal, residual)
     return ops.cross_entropy(logits, targets)
 
 
@@ -249,22 +285,49 @@ weights = new_weights(V, CONTEXT, C, L, np.random.default_rng(1))
 print(f"loss before training: {loss_by_hand(weights, inputs, targets, H).item():.3f} nats")
 
 # %% [markdown]
+# ### What breaks: replacing instead of adding
+#
+# Train a small model of two blocks for a moment, once as it stands and once without the two `x +`.
+# (`AdamW` is the optimiser; you take it apart below.)
+
+# %%
+short = TextData.from_corpus(corpus, "char", context=16)
+
+
+def train_for_a_moment(weights, **options):
+    optimizer = optim.AdamW(list(weights.values()), learning_rate=5e-3)
+    sampler = short.sampler(batch=16, seed=0)
+    losses = []
+    for step in range(1, 301):
+        loss = loss_by_hand(weights, *sampler.next_batch(), heads=4, **options)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if step in (50, 100, 200, 300):
+            print(f"    step {step:3}: loss {np.mean(losses[-20:]):.2f}, a mean of 20 steps")
+
+
+for residual in (True, False):
+    print("adding to x:" if residual else "replacing x:")
+    two_blocks = new_weights(V, 16, 64, 2, np.random.default_rng(2))
+    train_for_a_moment(two_blocks, residual=residual)
+
+# %% [markdown]
+# With the lines the loss goes on falling. Without them it comes to rest about where the table of
+# frequencies stands: this model learns how often each character comes, and cannot tell what it has
+# just read. The rows of attention that you printed say why. At first a place takes the same from
+# everywhere, so that after a block without `x +` only an average of the text is left. Which
+# character stood where is all but lost on the way up, and the gradient that could mend it has to
+# come down the same way.
+#
 # ### What breaks: looking ahead
 #
-# Is the mask worth its trouble? Train a small model without it for a moment, and look at its
-# loss. (`AdamW` is the optimiser; you take it apart below.)
+# Is the mask worth its trouble? Train a model of one block without it, and look at its loss.
 
 # %%
 easy = new_weights(V, 16, 64, 1, np.random.default_rng(2))
-optimizer = optim.AdamW(list(easy.values()), learning_rate=5e-3)
-sampler = TextData.from_corpus(corpus, "char", context=16).sampler(batch=16, seed=0)
-for step in range(1, 301):
-    loss = loss_by_hand(easy, *sampler.next_batch(), heads=4, causal=False)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    if step in (1, 50, 100, 200, 300):
-        print(f"step {step:3}: loss {loss.item():.3f}")
+train_for_a_moment(easy, causal=False)
 
 text = list(data.tokenizer.encode("The "))
 with no_grad():
@@ -400,6 +463,21 @@ print(f"a run of 800 steps: {800 * found:.2g} FLOP")
 # Now train it: draw a batch, forward, backward, clip, step. The learning rate rises for a while
 # (the averages of AdamW are noise at first) and then falls along half a cosine. Clipping shortens
 # a gradient that is longer than 1, so that one odd batch cannot throw the model off.
+#
+# First see what it writes before: draw the next character from its probabilities, append it, ask
+# again.
+
+# %%
+
+
+def write(prompt, count, temperature=0.8, seed=0):
+    ids = data.tokenizer.encode(prompt)
+    rng = np.random.default_rng(seed)
+    drawn = nn.generate(model, ids, count, rng, temperature=temperature)
+    return prompt + data.tokenizer.decode(list(drawn))
+
+
+print(repr(write("The ", 70)))
 
 # %%
 train_config = TrainConfig(
@@ -465,24 +543,16 @@ show(
 )
 
 # %% [markdown]
-# What did it learn? Let it write: draw the next character from its probabilities, append it, ask
-# again.
+# What did it learn? Let it write again (its long lines are wrapped here).
 
 # %%
-
-
-def write(prompt, count, temperature=0.8, seed=0):
-    ids = data.tokenizer.encode(prompt)
-    rng = np.random.default_rng(seed)
-    drawn = nn.generate(model, ids, count, rng, temperature=temperature)
-    return prompt + data.tokenizer.decode(list(drawn))
-
-
-print(write("The ", 500))
+for line in write("The ", 500).split("\n"):
+    print(textwrap.fill(line, 88))
 
 # %% [markdown]
-# Half a minute ago it wrote noise. Words, endings, brackets that close: it had to find out all of
-# that from characters. Sense takes a larger model and more text, and nothing else that is new.
+# A moment ago it wrote noise. Words, endings, sometimes a bracket that closes: it had to find out
+# all of that from characters. Sense takes a larger model and more text, and nothing else that is
+# new.
 #
 # And where does it look? The attention of the first block, on a piece of validation text.
 
@@ -493,20 +563,21 @@ with no_grad():
     trained = dict(model.named_parameters())
     logits_by_hand(trained, np.asarray(piece, np.int64)[None], H, look=look)
 
-figure = Figure(figsize=(8, 4.4), layout="constrained")
-labels = ["\\n" if c == "\n" else c for c in data.tokenizer.decode(piece)]
+figure = Figure(figsize=(8, 5.3), layout="constrained")
+labels = [{"\n": "\\n", " ": "␣"}.get(c, c) for c in data.tokenizer.decode(piece)]
 for head, axes in enumerate(figure.subplots(1, 2)):
-    axes.imshow(look[0][0, head], cmap="Blues", vmin=0)
+    image = axes.imshow(look[0][0, head], cmap="Blues", vmin=0, vmax=1)
     axes.set_title(f"block 1, head {head + 1}", loc="left")
     axes.set_xticks(range(32), labels, fontsize=7)
     axes.set_yticks(range(32), labels, fontsize=7)
     axes.set_xlabel("looks at")
 figure.axes[0].set_ylabel("this character")
+figure.colorbar(image, ax=figure.axes, label="share", location="bottom", shrink=0.5, aspect=40)
 show(
     figure,
-    "Each row is one character and what it takes from. The upper right is empty: that is the "
-    "future. A stripe along the diagonal looks at what came just before; dark squares far from it "
-    "look for something in particular, such as the beginning of a word.",
+    "Each row is one character and what it takes from (␣ is a space). The upper right is "
+    "empty: that is the future. A stripe along the diagonal looks at what came just before; dark "
+    "squares far from it look for something in particular, such as the beginning of a word.",
 )
 
 # %% [markdown]
@@ -524,8 +595,8 @@ agree("its first ten losses", losses[:10], [trainer.train_step().train_loss for 
 # ## Exercises
 #
 # **1.** GPT-2, the smallest of 2019, has V = 50,257, T = 1,024, C = 768, L = 12. How many
-# parameters has it? How long would one GB300, at the 2,450 TFLOP/s of its data sheet, need at
-# least for 300 billion tokens of training (by the 6 N rule)?
+# parameters has it? How long would one GB300, at the 2,450 TFLOP/s of lesson 0, need at least for
+# 300 billion tokens of training (by the 6 N rule)?
 
 # %% tags=["answer"]
 gpt2 = 50257 * 768 + 1024 * 768 + 12 * (12 * 768**2 + 13 * 768) + 2 * 768
@@ -555,7 +626,8 @@ print(f"model {bits:.2f} bits per byte, lzma {packed_bits:.2f}, uncompressed 8")
 # %% [markdown]
 # **3.** A batch that does not fit into memory is cut in two, and the gradients of both halves add
 # up. Show that adding the gradients of the halves' *mean* losses gives a gradient that is too
-# large, say by how much, and mend it with `total`, the number of tokens in the whole batch.
+# large, say by how much, and mend it: `model.loss` takes an argument `total`, the number of tokens
+# in the whole batch (a plain number), and divides by that.
 
 # %% tags=["answer"]
 
@@ -571,7 +643,7 @@ whole = gradient([(inputs, targets)])
 halves = [(inputs[:8], targets[:8]), (inputs[8:], targets[8:])]
 ratio = np.linalg.norm(gradient(halves)) / np.linalg.norm(whole)
 check("too large by a factor of", 2, ratio, within=1e-3, miss="each mean divides by half the count")
-agree("mended", gradient(halves, total=np.array([float(inputs.size)])), whole, rtol=1e-3)
+agree("mended", gradient(halves, total=inputs.size), whole, rtol=1e-3)
 # AdamW hides the error, because m / sqrt(v) does not change when all gradients double: the loss
 # curve looks right, and only a comparison of gradients shows it.
 
@@ -596,12 +668,15 @@ agree("mended", gradient(halves, total=np.array([float(inputs.size)])), whole, r
 #   shape of the model and the size of its first weights.
 # - D. Kingma, J. Ba, "Adam", ICLR 2015; I. Loshchilov, F. Hutter, "Decoupled Weight Decay
 #   Regularization", ICLR 2019.
+# - J. Ba, J. Kiros, G. Hinton, "Layer Normalization", arXiv 1607.06450, 2016; D. Hendrycks, K.
+#   Gimpel, "Gaussian Error Linear Units", 2016; K. He et al., "Deep Residual Learning for Image
+#   Recognition", 2015: the lines that go round.
 # - C. Shannon, "Prediction and Entropy of Printed English", Bell System Technical Journal 30,
 #   1951.
 # - J. Kaplan et al., "Scaling Laws for Neural Language Models", arXiv 2001.08361, 2020: 6 N and
 #   the term for attention.
-# - A. Karpathy, nanoGPT, 2022, github.com/karpathy/nanoGPT: a small GPT that many have learnt
-#   from.
+# - A. Karpathy, nanoGPT, 2022, <https://github.com/karpathy/nanoGPT>: a small GPT that many have
+#   learnt from.
 # - NVIDIA, dgxc-benchmarking, README at commit 841f5466, read in November 2026: 2,450 TFLOP/s.
 
 # %%

@@ -2,12 +2,14 @@
 
     print(draw(loss))           draw(loss).save("tape.svg")          # in a notebook: draw(loss)
 
+    4 operations, 24 B saved
     o    x (2, 3)
     |\\
     | *  linear (2, 3)  weight: w (3, 3)
     | *  relu (2, 3)    saves 24 B
     |/
     *    add (2, 3)
+    *    sum  -> loss ()
 
 Every operation has a row, in the order in which they ran (backward goes through the rows from
 bottom to top), and every value that is still needed has a lane. A lane begins where the value is
@@ -188,6 +190,8 @@ def _headline(rows: list[_Row]) -> str:
         saved.update(row.saved or {})
     is_freed = all(row.saved is None for row in operations)
     state = "freed by backward" if is_freed else f"{format_bytes(sum(saved.values()))} saved"
+    if sum(len(row.saved or {}) for row in operations) > len(saved):
+        state += " (what two rows share counts once)"
     return f"{len(operations)} operations, {state}"
 
 
@@ -217,6 +221,7 @@ def _links(row: _Row, live: dict[int, _Row], lanes: int) -> str:
 # ---------------------------------------------------------------- as SVG
 
 ROW_PX, LANE_PX, MARGIN_PX, FONT_PX = 38, 26, 16, 13
+HEAD_PX = 26  # for the line above the rows
 BOX_HEIGHT_PX = 28
 CHARACTER_PX = 0.61 * FONT_PX  # of a monospaced font
 INK, MUTED, LINE, PAPER = "#1f2430", "#6b7280", "#9aa3b2", "#ffffff"
@@ -224,20 +229,23 @@ OPERATION_FILL, LEAF_FILL = "#e8eefc", "#e6f4ea"
 
 
 def _svg(rows: list[_Row]) -> str:
-    """Lanes on the left as lines, and beside them a box per row with what is known of it."""
+    """A headline; lanes on the left as lines, and a box per row with what is known of it."""
     lanes = 1 + max(row.lane for row in rows)
     left = MARGIN_PX + lanes * LANE_PX
     boxes = [f"{row.label} {_shape(row.shape)}" for row in rows]
     box_width = max(map(len, boxes)) * CHARACTER_PX + 20
     notes = [_notes(row) for row in rows]
+    headline = _headline(rows)
     width = left + box_width + 14 + max(map(len, notes)) * CHARACTER_PX + MARGIN_PX
-    height = 2 * MARGIN_PX + ROW_PX * len(rows)
+    width = max(width, 2 * MARGIN_PX + len(headline) * CHARACTER_PX)
+    height = 2 * MARGIN_PX + HEAD_PX + ROW_PX * len(rows)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="ui-monospace, Menlo, Consolas, '
         f'monospace" font-size="{FONT_PX}" role="img">',
-        f"<title>{escape(_headline(rows))}</title>",
+        f"<title>{escape(headline)}</title>",
         f'<rect width="100%" height="100%" fill="{PAPER}"/>',
+        f'<text x="{MARGIN_PX}" y="{MARGIN_PX + FONT_PX}" fill="{INK}">{escape(headline)}</text>',
     ]
     parts += [_edge(parent, row) for row in rows for parent in row.parents]
     for row, box, note in zip(rows, boxes, notes, strict=True):
@@ -248,7 +256,7 @@ def _svg(rows: list[_Row]) -> str:
 def _centre(row: _Row) -> tuple[float, float]:
     """Where the dot of a row is."""
     x = MARGIN_PX + (row.lane + 0.5) * LANE_PX - LANE_PX / 4
-    return x, MARGIN_PX + (row.index + 0.5) * ROW_PX
+    return x, MARGIN_PX + HEAD_PX + (row.index + 0.5) * ROW_PX
 
 
 def _edge(parent: _Row, row: _Row) -> str:

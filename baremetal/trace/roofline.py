@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
+_AIR_PX = 10.0  # between the name of a limit and that of a point
+
 
 @dataclass(frozen=True)
 class RooflinePoint:
@@ -170,7 +172,9 @@ def _draw_roof(axes: Axes, peak_flops: float, bandwidth_Bps: float) -> list[Bbox
         _write(axes, f"ridge {format_si(ridge, 'FLOP/B')}", foot, (4, 4), style.MUTED),
     ]  # fmt: skip
     renderer = style.settle(axes)
-    return [text.get_window_extent(renderer) for text in texts] + _boxes_along(pixels)
+    limits = [text.get_window_extent(renderer).padded(_AIR_PX) for text in texts]
+    upright = axes.transData.transform([foot, corners[1]])
+    return limits + _boxes_along(pixels) + _boxes_along(upright)
 
 
 def _write(

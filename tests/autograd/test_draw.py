@@ -57,6 +57,7 @@ def test_every_value_and_edge_is_in_the_svg():
     texts = ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
     for label in ("x (2, 3)", "linear (2, 3)", "relu (2, 3)", "add (2, 3)", "sum  -> loss ()"):
         assert label in texts
+    assert texts[0] == "4 operations, 24 B saved"
     assert len(list(root.iter(f"{SVG}circle"))) == 5
     assert len(list(root.iter(f"{SVG}path"))) == 5
     width, height = float(root.get("width")), float(root.get("height"))
@@ -64,6 +65,10 @@ def test_every_value_and_edge_is_in_the_svg():
         if box.get("rx"):
             assert 0 <= float(box.get("x")) < float(box.get("x")) + float(box.get("width")) <= width
             assert 0 <= float(box.get("y")) < height
+
+
+def headline_y(drawing):
+    return float(next(ET.fromstring(drawing.svg).iter(f"{SVG}text")).get("y"))
 
 
 def test_boxes_do_not_overlap():
@@ -78,6 +83,7 @@ def test_boxes_do_not_overlap():
     ]
     boxes.sort()
     assert len(boxes) == 11
+    assert headline_y(draw(y)) < boxes[0][0]
     for (top, height), (below, _) in pairwise(boxes):
         assert top + height < below
 
@@ -101,7 +107,11 @@ def test_leaves_and_freed_tapes():
 def test_memory_that_two_operations_save_counts_once():
     x = Tensor(np.ones(10, np.float32), requires_grad=True)
     y = x + 0
-    assert draw(y.square() + y.exp() * y.sin()).text.startswith("6 operations, 120 B saved")
+    # The rows say 40 B each for y (square), exp(y), y (sin) and 80 B for the two factors.
+    drawing = draw(y.square() + y.exp() * y.sin())
+    assert drawing.text.startswith("6 operations, 120 B saved (what two rows share counts once)\n")
+    assert "(what two rows share counts once)</text>" in drawing.svg
+    assert "share" not in draw(residual()).text
 
 
 def test_a_long_chain_is_drawn_without_recursion():

@@ -64,8 +64,9 @@ def test_the_best_form_of_an_output_is_shown_and_pictures_are_kept_in_order():
         code("g()", shows(text="<Markdown>", markdown="**bold**"), shows(text="4")),
     )
     assert made.pictures == {"01_a_1.png": PNG, "01_a_2.png": PNG}
-    assert "](01_a_1.png)" in made.blocks[2]
-    assert "](01_a_2.png)" in made.blocks[3]
+    # Each links to its own file, which a telephone can enlarge.
+    assert made.blocks[2] == "[![Picture 1 of this lesson](01_a_1.png)](01_a_1.png)"
+    assert made.blocks[3] == "[![Picture 2 of this lesson](01_a_2.png)](01_a_2.png)"
     assert made.blocks[5:] == ["**bold**", "```text\n4\n```"]
 
 
@@ -109,6 +110,9 @@ def test_a_lesson_becomes_a_page_with_its_picture_and_a_notebook(tmp_path, lesso
     assert done.returncode == 0, done.stderr
     text = (out / "00_small.md").read_text(encoding="utf-8")
     assert text.startswith("# 0. A very small lesson\n\n*This lesson ran in ")
+    header = text.splitlines()[2]
+    assert "](00_small.ipynb)" in header
+    assert "put it into `tutorials/`" in header  # it imports lesson.py, which lies there
     assert "```text\none\ntwo\n```" in text
     assert '??? success "Answer"\n    ```python\n    print("first answer")' in text
     assert "    ```text\n    True\n    ```" in text

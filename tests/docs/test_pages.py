@@ -68,13 +68,38 @@ def test_formulas_become_mathml(hooks):
     inline = r'<p>a <span class="arithmatex">\(x &lt; y^2\)</span> b</p>'
     made = hooks.on_page_content(inline, page=FakePage())
     assert re.fullmatch(r'<p>a <math .*display="inline".*<msup>.*</math> b</p>', made)
-    assert "<mo>&#x0003C;</mo>" in made  # the less-than sign, and not the letters l and t
+    assert "<mo>&lt;</mo>" in made  # the less-than sign, and not the letters l and t
     block = (
         r'<div class="arithmatex">\[\begin{aligned} a &amp;= b \\ c &amp;= d \end{aligned}\]</div>'
     )
     made = hooks.on_page_content(block, page=FakePage())
     assert made.count("<mtr>") == 2
     assert 'display="block"' in made
+
+
+GAP = '<mspace width="0.17em" />'
+
+
+@pytest.mark.parametrize(
+    ("tex", "part"),
+    [
+        (r"\log l_i", f"<mi>log</mi>{GAP}<msub>"),
+        (r"\tfrac{1}{2} \ln 2", f"</mstyle>{GAP}<mi>ln</mi>{GAP}<mn>2</mn>"),
+        (r"\tanh(x)", '<mi>tanh</mi><mo stretchy="false">('),
+        (r"\log_2 x", f"<msub><mi>log</mi><mn>2</mn></msub>{GAP}<mi>x</mi>"),
+        (r"\log \sum_j a_j", "<mi>log</mi><msub><mo>\u2211</mo>"),
+        (r"\max(m, \max s)", f"<mi>max</mi>{GAP}<mi>s</mi>"),
+        (r"\max\left( m \right)", "<mi>max</mi><mrow><mo "),
+        (r"e^{-\infty}", "<mo>\u2212</mo><mi>\u221e</mi>"),
+        (r"c = -0.25", '<mo>=</mo><mo form="prefix">\u2212</mo><mn>0.25</mn>'),
+        (r"[-1, 1]", '<mo stretchy="false">[</mo><mo form="prefix">\u2212</mo>'),
+        (r"a - b", "<mi>a</mi><mo>\u2212</mo><mi>b</mi>"),
+        (r"f(a) - b", '<mo stretchy="false">)</mo><mo>\u2212</mo>'),
+        (r"\text{work} + \text{rest}", "<mi>work</mi><mo>+</mo><mi>rest</mi>"),
+    ],
+)
+def test_functions_and_signs_are_spaced_as_tex_does(hooks, tex, part):
+    assert part in hooks.mathml(tex, "inline")
 
 
 def test_a_formula_with_an_unknown_command_fails_the_build(hooks):

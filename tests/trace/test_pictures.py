@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 
 from baremetal.errors import BaremetalError
 from baremetal.trace import (
@@ -246,6 +247,24 @@ def test_the_roof_and_the_least_time_are_one_formula(intensity, peak_flops, band
     assert attainable_flops(intensity, peak_flops, bandwidth) == pytest.approx(flops / least_s)
     at_ridge = attainable_flops(ridge_intensity(peak_flops, bandwidth), peak_flops, bandwidth)
     assert at_ridge == pytest.approx(peak_flops)
+
+
+def test_names_keep_off_the_ridge_and_away_from_the_names_of_the_limits():
+    add = RooflinePoint("add two arrays", 1 / 12, 1.5e9)
+    near_the_ridge = RooflinePoint("SiLU, not vectorised", 1.75, 4e9)
+    product = RooflinePoint("product of 768 x 768 matrices", 128, 100e9)
+    for figure in (
+        roofline_figure([add, near_the_ridge, product], 320e9, 31e9),
+        roofline_figure([add, product], 100e9, 20e9),  # on the roof, where the peak is written
+    ):
+        (axes,) = figure.axes
+        renderer = style.settle(axes)
+        limits, names = axes.texts[:3], axes.texts[3:]
+        (ridge_px, _), _ = axes.transData.transform(axes.get_lines()[1].get_xydata())
+        for name in names:
+            box = Text.get_window_extent(name, renderer)
+            assert not box.x0 <= ridge_px <= box.x1
+            assert not any(box.padded(8).overlaps(t.get_window_extent(renderer)) for t in limits)
 
 
 def test_roofline_refuses_what_a_logarithm_cannot_take():
