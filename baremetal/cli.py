@@ -168,12 +168,12 @@ def _run_train(arguments: Sequence[str]) -> int:
         config: str = ""
         """TOML file with any of these options; options given here win."""
         resume: str = ""
-        """Run folder to continue, bit for bit, with the options it was started with; or one of
-        its checkpoints (RUN/checkpoints/best is the best one) to go back to."""
+        """Run folder to continue, bit for bit, with the options it was started with.
+        Or a checkpoint of it to go back to; RUN/checkpoints/best is the best one."""
         from_: Annotated[str, tyro.conf.arg(name="from")] = ""
-        """Weights and tokenizer to start from (fine-tuning): a run, a checkpoint
-        (RUN/checkpoints/best), or a folder or .safetensors file of a Hugging Face GPT-2 or Llama
-        with its config.json and tokenizer.json."""
+        """Checkpoint (or run) whose weights and tokenizer to start from: fine-tuning.
+        RUN/checkpoints/best is a run's best one; a Hugging Face GPT-2 or Llama is a folder with
+        model.safetensors, config.json and tokenizer.json (or give the latter by --tokenizer)."""
         json: bool = False
         """Print one JSON object at the end and nothing else."""
 
@@ -232,8 +232,8 @@ def _run_sample(arguments: Sequence[str]) -> int:
         """Continue a prompt with a trained model."""
 
         checkpoint: Annotated[str, tyro.conf.Positional]
-        """Run folder or checkpoint (RUN/checkpoints/best is the best one); or a folder or
-        .safetensors file of a Hugging Face GPT-2 or Llama."""
+        """Run folder or checkpoint; RUN/checkpoints/best is a run's best one.
+        Or a Hugging Face GPT-2 or Llama: its folder or its .safetensors file."""
         prompt: str = "\n"
         """Text to continue."""
         tokens: int = 400
