@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 from baremetal.errors import BaremetalError
@@ -127,7 +127,13 @@ def _parse(options: type, verb: str, arguments: Sequence[str], default: Any = No
 
 
 # Headings of the parser's messages, which say nothing that the next line does not.
-_HEADINGS = ("Parsing error", "Unrecognized options", "Value error", "Invalid choice")
+_HEADINGS = (
+    "Parsing error",
+    "Unrecognized options",
+    "Value error",
+    "Invalid choice",
+    "Missing argument",
+)
 
 
 def _plain(message: str, verb: str) -> str:
@@ -151,8 +157,9 @@ def _print_json(document: Any) -> None:
 def _run_train(arguments: Sequence[str]) -> int:
     import tyro
 
-    from baremetal.train.command import run_of, train
-    from baremetal.train.config import TrainConfig, read_config
+    from baremetal.train.command import starting_values, train
+    from baremetal.train.config import TrainConfig, read_values
+    from baremetal.train.weights import load_weights
 
     @dataclass(frozen=True)
     class Options(TrainConfig):
@@ -161,34 +168,55 @@ def _run_train(arguments: Sequence[str]) -> int:
         config: str = ""
         """TOML file with any of these options; options given here win."""
         resume: str = ""
-        """Run folder to continue, bit for bit, with the options it was started with."""
+        """Run folder to continue, bit for bit, with the options it was started with.
+        Or a checkpoint of it to go back to; RUN/checkpoints/best is the best one."""
         from_: Annotated[str, tyro.conf.arg(name="from")] = ""
-        """Checkpoint (or run) whose weights and tokenizer to start from: fine-tuning."""
+        """Checkpoint (or run) whose weights and tokenizer to start from: fine-tuning.
+        RUN/checkpoints/best is a run's best one; a Hugging Face GPT-2 or Llama is a folder with
+        model.safetensors, config.json and tokenizer.json (or give the latter by --tokenizer)."""
         json: bool = False
         """Print one JSON object at the end and nothing else."""
 
-    # The file (or the resumed run) supplies the defaults, so it has to be found first.
-    file = _value_of("--config", arguments)
-    resumed = _value_of("--resume", arguments)
-    base = read_config(file) if file else TrainConfig()
-    if resumed:
-        base = run_of(resumed).read_config()
-    known = {field.name: getattr(base, field.name) for field in fields(TrainConfig)}
-    given = _parse(Options, "train", arguments, default=Options(**known))
-    config = TrainConfig(**{name: getattr(given, name) for name in known})
-    outcome = train(config, resume=given.resume, start_from=given.from_, quiet=given.json)
+        def __post_init__(self) -> None:
+            """Only the options that result from all sources are checked, at the end."""
+
+    # These say what options mean that are not given, so they have to be found first.
+    file = _path_after("--config", arguments)
+    resumed = _path_after("--resume", arguments)
+    source = _path_after("--from", arguments)
+    in_file = read_values(file) if file else {}
+    weights = None
+    if source:
+        chosen = _path_after("--tokenizer", arguments) or in_file.get("tokenizer", "")
+        weights = load_weights(source, chosen)
+    values = starting_values(resumed, weights) | in_file
+    given = _parse(Options, "train", arguments, default=Options(**values))
+    try:
+        config = TrainConfig(**{name: getattr(given, name) for name in values})
+    except BaremetalError as error:
+        raise BaremetalError(f"{error} (options of {file} included)" if file else error) from None
+    outcome = train(config, resume=resumed, start_from=weights, quiet=given.json)
     if given.json:
         _print_json(outcome.figures)
     return 0
 
 
-def _value_of(option: str, arguments: Sequence[str]) -> str:
+def _path_after(option: str, arguments: Sequence[str]) -> str:
+    """The value of an option that is needed before all are parsed; the last one counts.
+
+    Raises:
+        BaremetalError: it is there but empty, which a script's unset variable leaves behind.
+    """
+    found = None
     for index, argument in enumerate(arguments):
-        if argument == option and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(option + "="):
-            return argument.partition("=")[2]
-    return ""
+        following = arguments[index + 1] if index + 1 < len(arguments) else "--"
+        if argument == option and not following.startswith("--"):
+            found = following
+        elif argument.startswith(option + "="):
+            found = argument.partition("=")[2]
+    if found is not None and not found.strip():
+        raise BaremetalError(f"{option} is empty: give a path, or leave the option out")
+    return found or ""
 
 
 # ---------------------------------------------------------------- sample
@@ -204,7 +232,8 @@ def _run_sample(arguments: Sequence[str]) -> int:
         """Continue a prompt with a trained model."""
 
         checkpoint: Annotated[str, tyro.conf.Positional]
-        """Run folder or checkpoint."""
+        """Run folder or checkpoint; RUN/checkpoints/best is a run's best one.
+        Or a Hugging Face GPT-2 or Llama: its folder or its .safetensors file."""
         prompt: str = "\n"
         """Text to continue."""
         tokens: int = 400
@@ -217,6 +246,8 @@ def _run_sample(arguments: Sequence[str]) -> int:
         """Keep the likeliest tokens that together hold this much probability."""
         seed: int = 0
         """Same seed, same text."""
+        tokenizer: str = ""
+        """The tokenizer.json of Hugging Face weights, where none lies beside them."""
         json: bool = False
         """Print one JSON object."""
 
@@ -224,6 +255,7 @@ def _run_sample(arguments: Sequence[str]) -> int:
     pieces = sample(
         given.checkpoint, given.prompt, given.tokens, seed=given.seed,
         temperature=given.temperature, top_k=given.top_k, top_p=given.top_p,
+        tokenizer=given.tokenizer,
     )  # fmt: skip
     if given.json:
         _print_json({"prompt": given.prompt, "text": "".join(pieces), "seed": given.seed})
@@ -243,6 +275,7 @@ def _run_runs(arguments: Sequence[str]) -> int:
     import tyro
 
     from baremetal.trace.tables import table
+    from baremetal.train.refusals import naming
     from baremetal.train.runs import COLUMNS, draw_runs, find_runs, summarise, write_csv
 
     @dataclass(frozen=True)
@@ -254,7 +287,8 @@ def _run_runs(arguments: Sequence[str]) -> int:
         folder: str = "runs"
         """Folder that holds the runs."""
         plot: str = ""
-        """Draw their validation losses into this picture (.png or .svg)."""
+        """Draw their validation losses into this picture (.png or .svg): nats per token, or bits
+        per byte where their tokenizers differ."""
         csv: str = ""
         """Write the table to this CSV file."""
         json: bool = False
@@ -268,9 +302,11 @@ def _run_runs(arguments: Sequence[str]) -> int:
     chosen = [run for run in runs if not given.names or run.path.name in given.names]
     rows = [summarise(run) for run in chosen]
     if given.csv:
-        write_csv(rows, given.csv)
+        with naming("--csv"):
+            write_csv(rows, given.csv)
     if given.plot:
-        draw_runs(chosen, given.plot)
+        with naming("--plot"):
+            draw_runs(chosen, given.plot)
     if given.json:
         _print_json({"runs": rows})
     elif rows:

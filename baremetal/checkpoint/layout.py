@@ -8,7 +8,8 @@
           state.json                   everything that is not a tensor
           manifest.json                sizes and checksums; written last
         step-00002000/
-        best                           one line: the name of the best checkpoint
+        best                           one line: the name of the best checkpoint; its path will
+                                       do for that checkpoint's
         .tmp-...                       being written or deleted: nobody reads it
         .old-step-00002000/            the former checkpoint of a step that is being saved again
 
@@ -76,13 +77,18 @@ def best_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """The checkpoint that `path` means: itself, or the last one of a run or checkpoints folder.
 
+    The path of the marker, `.../checkpoints/best`, means the checkpoint that it names.
     Raises CheckpointError where there is none.
     """
+    if not str(path).strip():  # Path("") would be the folder we are in
+        raise CheckpointError("the path of the checkpoint is empty: give a run or a checkpoint")
     path = Path(path)
+    if path.name == BEST_NAME and not os.path.isdir(path):
+        return _marked_best(path)
     if not os.path.isdir(path):  # Path.is_dir raises where a parent is forbidden
-        what = "is a file" if os.path.exists(path) else "does not exist"
         raise CheckpointError(
-            f"{path} {what}: expected a run folder, a folder of checkpoints or a checkpoint"
+            f"{path} {_what_it_is(path)}: expected a run folder, a folder of checkpoints or a "
+            "checkpoint"
         )
     found = latest_checkpoint(path)
     if found is None:
@@ -91,6 +97,27 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
             f"{path / CHECKPOINTS_FOLDER}"
         )
     return found
+
+
+def _what_it_is(path: Path) -> str:
+    """What is found instead of a folder."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be opened ({plain_reason(error)})"
+    return "is a file"
+
+
+def _marked_best(marker: Path) -> Path:
+    best = best_checkpoint(marker.parent)
+    if best is None:
+        raise CheckpointError(
+            f"{marker}: no checkpoint in {marker.parent} is marked as the best: name one of them, "
+            "or the run for its last one"
+        )
+    return best
 
 
 def entries(folder: Path) -> list[Path]:

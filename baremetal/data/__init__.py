@@ -5,6 +5,7 @@ tokenizer, *_tokenizer  text to ids and back; `tokenizers` is the menu
 tokens                  ids on disk, mapped into memory
 batches                 which windows, in which order; a position that can be saved
 text_data               all of it in one call
+track                   what a bar is told meanwhile
 """
 
 from baremetal.data.batches import EpochSampler, RandomSampler, evaluation_batches, make_sampler

@@ -31,6 +31,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 from baremetal.data.text_files import decode_text, read_text, text_files_in
+from baremetal.data.track import Track, untracked
 from baremetal.data.wording import did_you_mean, shown
 from baremetal.errors import BaremetalError
 
@@ -60,11 +61,11 @@ class Corpus:
         return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def load_corpus(name_or_path: str | Path) -> Corpus:
+def load_corpus(name_or_path: str | Path, track: Track = untracked) -> Corpus:
     """Load a corpus by name (`"pydoc"`, `"stdlib"`) or from a text file or folder.
 
     A name wins over a path of the same spelling; write `./stdlib` for a folder called that. A
-    `Path` is always a path.
+    `Path` is always a path. `track` is shown the files of a folder.
 
     Raises:
         BaremetalError: unknown name, nothing at that path, unreadable, empty or binary.
@@ -72,7 +73,7 @@ def load_corpus(name_or_path: str | Path) -> Corpus:
     if name_or_path == "pydoc":
         return _pydoc()
     if name_or_path == "stdlib":
-        return _stdlib()
+        return _stdlib(track)
     if not str(name_or_path).strip():
         # Path("") is the current folder, which nobody means by an empty option.
         raise BaremetalError(
@@ -80,14 +81,14 @@ def load_corpus(name_or_path: str | Path) -> Corpus:
         )
     path = Path(name_or_path)
     if os.path.isdir(path):
-        return _from_folder(path)
+        return _from_folder(path, track)
     if isinstance(name_or_path, str) and _looks_like_a_name(name_or_path):
         raise BaremetalError(
             f"no corpus and no file is called {shown(name_or_path)}: "
             f"{did_you_mean(name_or_path, NAMED_CORPORA)}"
             f"give {', '.join(NAMED_CORPORA)}, or the path of a text file or folder"
         )
-    return _refuse_empty(Corpus(path.name, read_text(path), (path.name,)), path)
+    return _refuse_empty(Corpus(path.name, read_text(path, "data file"), (path.name,)), path)
 
 
 def _looks_like_a_name(word: str) -> bool:
@@ -96,9 +97,9 @@ def _looks_like_a_name(word: str) -> bool:
     return bare and not os.path.lexists(word)
 
 
-def _from_folder(folder: Path) -> Corpus:
+def _from_folder(folder: Path, track: Track) -> Corpus:
     files = text_files_in(folder)
-    text = _join(read_text(folder / file) for file in files)
+    text = _join(read_text(folder / file, "data file") for file in track(files, "reading"))
     # resolve() gives `.` and `..` a name that says something in a list of runs.
     name = folder.resolve().name or folder.anchor
     return _refuse_empty(Corpus(name, text, tuple(f.as_posix() for f in files)), folder)
@@ -134,10 +135,10 @@ def _pydoc() -> Corpus:
     return Corpus("pydoc", text, tuple(names))
 
 
-def _stdlib() -> Corpus:
+def _stdlib(track: Track) -> Corpus:
     """The modules that `sys.stdlib_module_names` lists, so no installed package slips in."""
     for root in _stdlib_roots():
-        documents = dict(_stdlib_documents(root))
+        documents = dict(_stdlib_documents(root, track))
         if documents:
             return Corpus("stdlib", _join(documents.values()), tuple(documents))
     raise BaremetalError(
@@ -152,14 +153,14 @@ def _stdlib_roots() -> Iterator[Path]:
     yield from (Path(entry) for entry in sys.path if entry.endswith(".zip"))
 
 
-def _stdlib_documents(root: Path) -> Iterator[tuple[str, str]]:
+def _stdlib_documents(root: Path, track: Track) -> Iterator[tuple[str, str]]:
     """(relative path, text) of every source file, in the order of the paths.
 
     What cannot be read or decoded is passed over: a distribution may have changed a file, and
     one file more or less is no reason not to start.
     """
     readers = _zip_readers(root) if zipfile.is_zipfile(root) else _folder_readers(root)
-    for name in sorted(filter(_is_stdlib_source, readers)):
+    for name in track(sorted(filter(_is_stdlib_source, readers)), "reading"):
         try:
             yield name, decode_text(readers[name](), name)
         except (OSError, BaremetalError):

@@ -76,7 +76,7 @@ class LibraryTokenizer(Tokenizer):
         """Read a local `tokenizer.json`."""
         path = Path(path)
         try:
-            pipeline = json.loads(read_text(path))
+            pipeline = json.loads(read_text(path, "tokenizer file"))
         except json.JSONDecodeError as error:
             raise BaremetalError(
                 f"tokenizer {shown(path)} is not JSON ({error}): give a tokenizer.json"

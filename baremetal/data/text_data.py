@@ -32,8 +32,11 @@ from baremetal.data.corpora import Corpus, load_corpus
 from baremetal.data.tokenizer import Tokenizer, bits_per_byte, utf8_size_bytes
 from baremetal.data.tokenizers import make_tokenizer
 from baremetal.data.tokens import open_tokens, write_tokens
+from baremetal.data.track import Track, untracked
 from baremetal.data.wording import shown
 from baremetal.errors import BaremetalError
+
+LONG_TEXT = 10_000_000  # characters; a tokenizer.json takes some seconds for so many
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class TextData:
         *,
         validation_fraction: float = 0.1,
         cache_folder: str | Path | None = None,
+        track: Track = untracked,
     ) -> "TextData":
         """Load, split and encode a corpus.
 
@@ -76,19 +80,21 @@ class TextData:
             context: tokens per sample; both parts must hold at least one window.
             validation_fraction: how much of the text to keep for validation, above 0, below 1.
             cache_folder: where to keep token files; None to keep the tokens in memory.
+            track: is shown what is read and encoded, for a bar.
 
         Raises:
             BaremetalError: anything wrong with the corpus, the tokenizer or the sizes.
         """
         if not isinstance(corpus, Corpus):
-            corpus = load_corpus(corpus)
+            corpus = load_corpus(corpus, track)
         train_text, validation_text = split_text(corpus.text, validation_fraction)
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = make_tokenizer(tokenizer, corpus.text, train_text)
         folder = None if cache_folder is None else Path(cache_folder)
         stem = f"{corpus.fingerprint}-{tokenizer.fingerprint}"
         parts = []
-        for part, text in (("train", train_text), ("validation", validation_text)):
+        texts = (("train", train_text), ("validation", validation_text))
+        for part, text in track(texts, "encoding", at_once=len(corpus.text) > LONG_TEXT):
             # The length tells apart two splits of the same text.
             file = None if folder is None else folder / f"{stem}-{part}-{len(text)}.tokens"
             tokens = encode_cached(text, tokenizer, file)

@@ -38,31 +38,34 @@ TEXT_SUFFIXES = frozenset({
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_text(path: Path) -> str:
-    """The text of one UTF-8 file, line ends normalised.
+def read_text(path: Path, role: str = "file") -> str:
+    """The text of one UTF-8 file, line ends normalised; `role` says in errors what it is for.
 
     Raises:
         BaremetalError: not found, not a regular file, unreadable, or binary (with the offset).
     """
+    named = f"{role} {shown(path)}"
     try:
         # Opening a pipe or a terminal would wait for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BaremetalError(
-                f"{shown(path)} is not a regular file: give a text file or a folder of them"
-            )
-        raw = path.read_bytes()
+        regular = stat.S_ISREG(path.stat().st_mode)
+        raw = path.read_bytes() if regular else b""
     except FileNotFoundError:
         raise BaremetalError(
-            f"no file or folder {shown(path)} (looked in {shown(Path.cwd())}): check the path"
+            f"there is no {named} (looked in {shown(Path.cwd())}): check the path"
         ) from None
     except PermissionError:
         raise BaremetalError(
-            f"no permission to read {shown(path)}: change its permissions or copy it"
+            f"no permission to read the {named}: change its permissions or copy it"
         ) from None
     except (OSError, ValueError) as error:
-        # ValueError: a NUL in the path itself.
-        raise BaremetalError(f"cannot read {shown(path)}: {first_line(error)}") from error
-    return decode_text(raw, shown(path))
+        # ValueError: a NUL in the path itself. The system's own words repeat the path.
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise BaremetalError(f"cannot read the {named}: {reason}; check the path") from error
+    if not regular:
+        raise BaremetalError(
+            f"the {named} is not a regular file: give a text file or a folder of them"
+        )
+    return decode_text(raw, f"the {named}")
 
 
 def decode_text(raw: bytes, origin: str) -> str:
@@ -114,7 +117,8 @@ def _visible_files(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         # os.walk passes over a folder that it may not list; a gap in the data should be known.
         raise BaremetalError(
-            f"cannot list folder {shown(error.filename)}: {error.strerror}; check its permissions"
+            f"cannot list the data folder {shown(error.filename)}: {error.strerror}; "
+            "check its permissions"
         ) from error
 
     for parent, folders, files in os.walk(folder, onerror=refuse):

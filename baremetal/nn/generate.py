@@ -89,8 +89,11 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    vocab_size: int | None = None,
 ) -> Iterator[int]:
     """Yield `count` new tokens after `prompt` (time,), one at a time as they are drawn.
+
+    All are below `vocab_size`: a tokenizer's own, where the model's table is padded beyond it.
 
     The model is in evaluation mode until the last token was drawn (or the iterator closed), then
     in the mode it was in before. The same generator state gives the same tokens.
@@ -105,11 +108,17 @@ def generate(
     # Options are checked now, not when the first token is asked for.
     next_token_distribution(np.zeros(1), temperature=temperature, top_k=top_k, top_p=top_p)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    return _generate(model, [int(token) for token in prompt], count, rng, options)
+    text = [int(token) for token in prompt]
+    return _generate(model, text, count, rng, vocab_size, options)
 
 
 def _generate(
-    model: LanguageModel, text: list[int], count: int, rng: np.random.Generator, options: dict
+    model: LanguageModel,
+    text: list[int],
+    count: int,
+    rng: np.random.Generator,
+    vocab_size: int | None,
+    options: dict,
 ) -> Iterator[int]:
     context = model.config.context
     was_training = model.training
@@ -122,7 +131,7 @@ def _generate(
                 cache = model.new_cache()
                 unread = text[-max(context // 2, 1) :]
             with no_grad():
-                logits = model(np.array([unread]), cache).data[0, -1]
+                logits = model(np.array([unread]), cache).data[0, -1, :vocab_size]
             token = choose_token(logits, rng, **options)
             text.append(token)
             unread = [token]

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from baremetal import nn, optim
-from baremetal.data import TextData
-from baremetal.nn import LanguageModel
+from baremetal.data import TextData, Tokenizer
+from baremetal.data.track import Track, untracked
+from baremetal.nn import LanguageModel, LanguageModelConfig
 from baremetal.train.config import TrainConfig
 
 
-def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
-    """The model with freshly drawn weights (the same ones for the same seed)."""
-    rng = np.random.default_rng(config.seed)
+def sizes_of(config: TrainConfig, vocab_size: int) -> LanguageModelConfig:
+    """The sizes of the model that a configuration asks for."""
     sizes: dict[str, Any] = {
         "vocab_size": vocab_size,
         "context": config.context,
@@ -21,13 +21,27 @@ def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
         "width": config.width,
     }
     if config.model == "gpt":
-        gpt = nn.GPTConfig(**sizes, dropout=config.dropout)
-        return nn.GPT(gpt, rng=rng, dropout_seed=config.seed)
+        return nn.GPTConfig(**sizes, dropout=config.dropout)
     sizes["kv_heads"] = config.kv_heads
     if config.model == "llama":
-        return nn.Llama(nn.LlamaConfig(**sizes), rng=rng)
-    sizes |= {"experts": config.experts, "active_experts": config.active_experts}
-    return nn.Grok(nn.GrokConfig(**sizes), rng=rng)
+        return nn.LlamaConfig(**sizes)
+    return nn.GrokConfig(**sizes, experts=config.experts, active_experts=config.active_experts)
+
+
+def model_of(sizes: LanguageModelConfig, seed: int) -> LanguageModel:
+    """A model of these sizes with freshly drawn weights (the same ones for the same seed)."""
+    rng = np.random.default_rng(seed)
+    if isinstance(sizes, nn.GPTConfig):
+        return nn.GPT(sizes, rng=rng, dropout_seed=seed)
+    if isinstance(sizes, nn.GrokConfig):  # before Llama, whose sizes it extends
+        return nn.Grok(sizes, rng=rng)
+    assert isinstance(sizes, nn.LlamaConfig)
+    return nn.Llama(sizes, rng=rng)
+
+
+def build_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
+    """The model that a configuration asks for, with freshly drawn weights."""
+    return model_of(sizes_of(config, vocab_size), config.seed)
 
 
 def build_optimizer(config: TrainConfig, model: LanguageModel) -> optim.Optimizer:
@@ -67,7 +81,9 @@ def _muon(config: TrainConfig, model: LanguageModel) -> optim.Muon:
     )
 
 
-def build_data(config: TrainConfig, tokenizer: object | None = None) -> TextData:
+def build_data(
+    config: TrainConfig, tokenizer: Tokenizer | None = None, track: Track = untracked
+) -> TextData:
     """Corpus and tokenizer; a checkpoint's own tokenizer takes the place of a new one."""
     chosen = config.tokenizer if tokenizer is None else tokenizer
-    return TextData.from_corpus(config.data, chosen, config.context)  # type: ignore[arg-type]
+    return TextData.from_corpus(config.data, chosen, config.context, track=track)

@@ -1,28 +1,29 @@
 """`baremetal train`, from its options to its last line."""
 
-import dataclasses
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from baremetal.checkpoint import clean_leftovers, list_checkpoints, load_checkpoint
+from baremetal.data.track import Track, untracked
 from baremetal.errors import BaremetalError
 from baremetal.nn.generate import generate
 from baremetal.train.build import build_data
 from baremetal.train.config import TrainConfig
-from baremetal.train.console import Console
-from baremetal.train.run_folder import RunFolder
+from baremetal.train.console import Console, bar_when_slow
+from baremetal.train.refusals import doing
+from baremetal.train.run_folder import CONFIG, RunFolder
 from baremetal.train.stop import stop_on_signals
 from baremetal.train.trainer import Trainer
+from baremetal.train.weights import SHAPE_FIELDS, Weights, weights_of
 
-# What a checkpoint decides when a run starts from its weights.
-SHAPE_FIELDS = (
-    "model", "layers", "heads", "kv_heads", "width", "context", "experts", "active_experts",
-    "tokenizer",
-)  # fmt: skip
+# What a run keeps for life: with another value it would not be the same run.
+KEPT_FIELDS = (*SHAPE_FIELDS, "optimizer", "sampler", "seed", "name", "out")
 
 
 @dataclass
@@ -37,7 +38,7 @@ def train(
     config: TrainConfig,
     *,
     resume: str = "",
-    start_from: str = "",
+    start_from: Weights | None = None,
     quiet: bool = False,
 ) -> Outcome:
     """Train as configured; shows progress, writes the run folder.
@@ -45,13 +46,20 @@ def train(
     Args:
         config: what to do.
         resume: a run folder (or checkpoint in one) to continue, bit for bit.
-        start_from: a checkpoint whose weights, shape and tokenizer a new run starts with.
+        start_from: what a new run starts with; the configuration must have its `options`.
         quiet: no bar and no lines.
+
+    Raises:
+        BaremetalError: bad data or options, or a configuration that contradicts what it builds on.
     """
     if resume and start_from:
         raise BaremetalError("--resume continues a run, --from starts a new one: give one of them")
     _use_threads(config.threads)
-    trainer, run = _resumed(config, resume) if resume else _fresh(config, start_from)
+    track = untracked if quiet else bar_when_slow
+    if resume:
+        trainer, run = _resumed(config, resume, track)
+    else:
+        trainer, run = _fresh(config, start_from, track)
     with stop_on_signals() as stop, Console(trainer, run, quiet) as console:
         _introduce(console, trainer, run)
         console.measure_peak()
@@ -81,52 +89,83 @@ def _use_threads(threads: int) -> None:
         POOL.set_threads(threads)
 
 
-def _fresh(config: TrainConfig, start_from: str) -> tuple[Trainer, RunFolder]:
-    if not start_from:
-        trainer = Trainer(config)  # refuses bad data before a folder is made
+def _fresh(
+    config: TrainConfig, start_from: Weights | None, track: Track
+) -> tuple[Trainer, RunFolder]:
+    # Everything that can be wrong is found out before a folder is made.
+    if start_from is None:
+        trainer = Trainer(config, data=build_data(config, track=track))
     else:
-        checkpoint = load_checkpoint(start_from, groups=["model"])
-        config = _shaped_like(config, checkpoint.state["config"])
-        tokenizer = load_model_tokenizer(checkpoint.state["tokenizer"])
-        trainer = Trainer(config, data=build_data(config, tokenizer))
-        trainer.model.load_state_dict(checkpoint.tensors["model"])
+        _check_start(config, start_from)
+        model = start_from.build_model(seed=config.seed, dropout=config.dropout)
+        data = build_data(config, start_from.tokenizer, track)
+        trainer = Trainer(config, data=data, model=model)
     run = RunFolder.create(config)
     trainer.run_folder = run
     return trainer, run
 
 
-def _shaped_like(config: TrainConfig, saved: dict[str, Any]) -> TrainConfig:
-    """The configuration with the shape and tokenizer of the checkpoint it starts from.
+def _check_start(config: TrainConfig, weights: Weights) -> None:
+    """A shorter context is fine, everything else about the shape is in the weights.
 
     Raises:
-        BaremetalError: an option was given that the checkpoint contradicts.
+        BaremetalError: the configuration contradicts the weights.
     """
-    usual = TrainConfig()
-    for name in SHAPE_FIELDS:
-        given = getattr(config, name)
-        if given not in (getattr(usual, name), saved[name]):
+    shape = {name: value for name, value in weights.options.items() if name != "context"}
+    advice = "leave the option out, or start a new model without --from"
+    _refuse_contradictions(config, shape, f"the weights in {weights.path}", advice)
+    if config.context > weights.sizes.context:
+        raise BaremetalError(
+            f"--context {config.context}, but the model in {weights.path} reads at most "
+            f"{weights.sizes.context} tokens: give that or less"
+        )
+
+
+def _refuse_contradictions(
+    config: TrainConfig, settled: Mapping[str, Any], where: str, advice: str
+) -> None:
+    for name, value in settled.items():
+        given, option = getattr(config, name), name.replace("_", "-")
+        if given != value:
             raise BaremetalError(
-                f"--{name.replace('_', '-')} {given}, but the checkpoint was trained with "
-                f"{saved[name]}: leave the option out, or start a new model without --from"
+                f"--{option} {given!s:.80} contradicts {where}, which has --{option} "
+                f"{value or repr(value)}: {advice}"
             )
-    return dataclasses.replace(config, **{name: saved[name] for name in SHAPE_FIELDS})
 
 
-def _resumed(config: TrainConfig, resume: str) -> tuple[Trainer, RunFolder]:
+def _resumed(config: TrainConfig, resume: str, track: Track) -> tuple[Trainer, RunFolder]:
     run = run_of(resume)
-    clean_leftovers(run.checkpoints)
+    with doing(f"tidy up the run's checkpoints {run.checkpoints}"):
+        clean_leftovers(run.checkpoints)
     checkpoint = load_checkpoint(resume)
-    tokenizer = load_model_tokenizer(checkpoint.state["tokenizer"])
-    trainer = Trainer(config, run, data=build_data(config, tokenizer))
+    saved = checkpoint.state["config"]
+    kept = {name: saved[name] for name in KEPT_FIELDS if name in saved}
+    advice = f"leave the option out, or start a new run with --from {resume}"
+    _refuse_contradictions(config, kept, f"the run {run.path}", advice)
+    weights = weights_of(checkpoint)
+    model = weights.build_model(seed=config.seed, dropout=config.dropout)
+    trainer = Trainer(config, run, data=build_data(config, weights.tokenizer, track), model=model)
     trainer.restore(checkpoint)
-    set_aside_after(run.checkpoints, trainer.step)
     if trainer.step >= config.steps:
         raise BaremetalError(
             f"{run.path} has done all its {config.steps} steps: give more with --steps"
         )
+    with doing(f"set the run's later checkpoints aside in {run.checkpoints}"):
+        set_aside_after(run.checkpoints, trainer.step)
     run.forget_after(trainer.step)
     run.write_config(config)  # options given now hold for the next resume too
     return trainer, run
+
+
+def starting_values(resume: str, start_from: Weights | None) -> dict[str, Any]:
+    """What options mean that are not given: as the run to resume or the weights have it.
+
+    Raises:
+        BaremetalError: there is no such run.
+    """
+    if resume:
+        return asdict(run_of(resume).read_config())
+    return asdict(TrainConfig()) | ({} if start_from is None else start_from.options)
 
 
 def set_aside_after(checkpoints: Path, step: int) -> None:
@@ -140,18 +179,11 @@ def set_aside_after(checkpoints: Path, step: int) -> None:
             path.rename(path.with_name(f"set-aside-{path.name}-{time.time_ns()}"))
 
 
-def load_model_tokenizer(document: dict[str, Any]) -> Any:
-    """The tokenizer that a checkpoint carries."""
-    from baremetal.data import tokenizer_from_json
-
-    return tokenizer_from_json(document)
-
-
 def run_of(path: str | Path) -> RunFolder:
     """The run that a run folder, its checkpoints folder, or one of its checkpoints belongs to."""
     place = Path(path)
     for folder in (place, *place.parents[:2]):
-        if (folder / "config.toml").is_file():
+        if os.path.isfile(folder / CONFIG):  # Path.is_file raises where a parent is forbidden
             return RunFolder.open(folder)
     return RunFolder.open(place)
 
@@ -189,7 +221,8 @@ def _finish(console: Console, trainer: Trainer, run: RunFolder) -> None:
     console.say(f"\ntrained in {console.training_time_s:.1f} s; everything is in {run.path}")
     if trainer.config.sample_tokens:
         text = sample_text(trainer)
-        run.sample.write_text(text, encoding="utf-8")
+        with doing(f"write the run's sample {run.sample}", "the checkpoints are intact"):
+            run.sample.write_text(text, encoding="utf-8")
         console.say(f"\nA sample from the trained model:\n\n{text}\n")
     console.say(f"more: baremetal sample {run.path} --prompt 'The '")
 
@@ -200,8 +233,9 @@ def sample_text(trainer: Trainer) -> str:
     rng = np.random.default_rng(trainer.config.seed)
     prompt = _opening(trainer)
     tokens = generate(
-        trainer.model, prompt, trainer.config.sample_tokens, rng, temperature=0.8, top_k=40
-    )
+        trainer.model, prompt, trainer.config.sample_tokens, rng, temperature=0.8, top_k=40,
+        vocab_size=tokenizer.vocab_size,
+    )  # fmt: skip
     return tokenizer.decode(np.array([*prompt, *tokens]))
 
 

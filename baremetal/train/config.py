@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from baremetal.checkpoint.errors import plain_reason
 from baremetal.data.wording import did_you_mean
 from baremetal.errors import BaremetalError
 from baremetal.optim.rates import ScheduleName
@@ -165,6 +166,16 @@ def config_from_mapping(values: Mapping[str, Any], origin: str) -> TrainConfig:
     """A configuration from plain values, each checked against its field's type.
 
     Raises:
+        BaremetalError: an unknown key or a wrong type, named with `origin`, or values that do not
+            go together.
+    """
+    return TrainConfig(**checked_values(values, origin))
+
+
+def checked_values(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The values, each of a known name and of its field's type; together they may still be wrong.
+
+    Raises:
         BaremetalError: an unknown key or a wrong type, named with `origin`.
     """
     kinds = typing.get_type_hints(TrainConfig)
@@ -176,7 +187,7 @@ def config_from_mapping(values: Mapping[str, Any], origin: str) -> TrainConfig:
                 "see 'baremetal train --help' for what there is"
             )
         checked[key] = _checked(key, value, kinds[key], origin)
-    return TrainConfig(**checked)
+    return checked
 
 
 def _checked(key: str, value: Any, kind: Any, origin: str) -> Any:
@@ -201,12 +212,29 @@ def read_config(path: str | Path) -> TrainConfig:
     Raises:
         BaremetalError: unreadable, not TOML, unknown keys or wrong values, in one line.
     """
+    values = read_values(path)
+    try:
+        return TrainConfig(**values)
+    except BaremetalError as error:
+        raise BaremetalError(f"{path}: {error}") from None
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """What a TOML file says, and nothing else: other options may still change its meaning.
+
+    Raises:
+        BaremetalError: unreadable, not TOML, an unknown key or a value of the wrong type.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BaremetalError(f"cannot read the configuration {path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise BaremetalError(f"the configuration {path} is not UTF-8: {error}") from None
+    except OSError as error:
+        raise BaremetalError(
+            f"cannot read the configuration {path}: {plain_reason(error)}; give a TOML file"
+        ) from None
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BaremetalError(f"{path} is not valid TOML: {error}") from None
-    return config_from_mapping(values, str(path))
+    return checked_values(values, str(path))

@@ -3,11 +3,14 @@
 import contextlib
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from baremetal.data.track import Item
+from baremetal.errors import BaremetalError
 from baremetal.kernels.limits import measure_matmul_rate
 from baremetal.kernels.native.compiler import COMPILING
 from baremetal.train.run_folder import RunFolder
@@ -31,7 +34,9 @@ class Console:
         self.run = run
         self.peak_flops = 0.0  # measured by `measure_peak`
         self.quiet = quiet
-        self.flops_per_step = trainer.model.flops_per_token() * trainer.config.tokens_per_step
+        self.flops_per_step = (
+            trainer.model.flops_per_token(trainer.config.context) * trainer.config.tokens_per_step
+        )
         # Time in steps, summed over the parts of a run that was resumed.
         self.training_time_s = max((row["time_s"] for row in run.rows()), default=0.0)
         self.last_val_loss: float | None = None
@@ -116,8 +121,8 @@ class Console:
         )
         try:
             draw_loss(self.run)
-        except OSError as error:
-            self.say(f"warning: cannot draw {self.run.picture}: {error.strerror or error}")
+        except BaremetalError as error:
+            self.say(f"warning: no picture: {error}")
 
     def _log(self, report: StepReport, val_loss: float | None) -> float:
         """Append a row; its training loss is the mean since the row before, and is returned."""
@@ -142,6 +147,13 @@ class Console:
             }
         )
         return train_loss
+
+
+def bar_when_slow(items: Sequence[Item], what: str, *, at_once: bool = False) -> Iterable[Item]:
+    """Pass items on, with a bar that appears after a second and vanishes at the end."""
+    return tqdm(
+        items, what, delay=0 if at_once else 1, leave=False, dynamic_ncols=True, file=sys.stderr
+    )
 
 
 def _smoothed(before: float | None, value: float) -> float:

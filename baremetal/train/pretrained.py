@@ -28,7 +28,7 @@ import numpy as np
 from baremetal.checkpoint import CheckpointError, read_safetensors, write_safetensors
 from baremetal.checkpoint.durable import write_atomically
 from baremetal.errors import BaremetalError
-from baremetal.nn import GPT, GPTConfig, LanguageModel, Llama
+from baremetal.nn import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig
 from baremetal.nn.huggingface import from_hugging_face, to_hugging_face
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
@@ -49,17 +49,24 @@ def load_pretrained(
         BaremetalError: no such file, damaged, neither a GPT-2 nor a Llama, tensors that are
             missing, unexpected or misshaped (all are named), or a size that nothing tells.
     """
+    sizes, state = read_pretrained(path, heads=heads, context=context)
+    rng = np.random.default_rng(0)  # draws weights that are all overwritten
+    model = GPT(sizes, rng=rng) if isinstance(sizes, GPTConfig) else Llama(sizes, rng=rng)
+    model.load_state_dict(state)
+    return model
+
+
+def read_pretrained(
+    path: str | os.PathLike[str], *, heads: int | None = None, context: int | None = None
+) -> tuple[GPTConfig | LlamaConfig, dict[str, np.ndarray]]:
+    """The sizes and the weights, by our names, of a local checkpoint; see `load_pretrained`."""
     weights = _weights_file(Path(path))
     settings = _read_settings(weights.with_name(SETTINGS))
     tensors = read_safetensors(weights)
     try:
-        config, state = from_hugging_face(tensors, settings, heads=heads, context=context)
-        rng = np.random.default_rng(0)  # draws weights that are all overwritten
-        model = GPT(config, rng=rng) if isinstance(config, GPTConfig) else Llama(config, rng=rng)
-        model.load_state_dict(state)
+        return from_hugging_face(tensors, settings, heads=heads, context=context)
     except BaremetalError as error:
         raise CheckpointError(f"{weights}: {error}") from error
-    return model
 
 
 def save_pretrained(model: LanguageModel, path: str | os.PathLike[str]) -> Path:
@@ -89,9 +96,16 @@ def save_pretrained(model: LanguageModel, path: str | os.PathLike[str]) -> Path:
     return weights
 
 
+def is_pretrained(path: Path) -> bool:
+    """Whether this looks like a Hugging Face checkpoint: such a folder, or a file of tensors."""
+    if path.suffix == ".safetensors":
+        return True
+    return any(os.path.isfile(path / name) for name in (WEIGHTS, SHARDED, SETTINGS))
+
+
 def _weights_file(path: Path) -> Path:
     """The file of tensors that is meant."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises where a parent is forbidden
         return path
     if not (path / WEIGHTS).exists() and (path / SHARDED).exists():
         raise CheckpointError(

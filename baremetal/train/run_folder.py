@@ -13,14 +13,17 @@ lines of steps that will be done again are dropped first.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from baremetal.checkpoint import CHECKPOINTS_FOLDER
+from baremetal.checkpoint.errors import plain_reason
 from baremetal.errors import BaremetalError
 from baremetal.trace.files import write_atomically
 from baremetal.train.config import TrainConfig, read_config
+from baremetal.train.refusals import doing, naming
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
@@ -45,16 +48,24 @@ class RunFolder:
             BaremetalError: the name is taken, or the folder cannot be made.
         """
         parent = Path(config.out)
+        if config.name and Path(config.name).name != config.name:
+            raise BaremetalError(
+                f"--name {config.name}: expected one word for a folder's name; --out says where"
+            )
         try:
             parent.mkdir(parents=True, exist_ok=True)
             path = _make_named(parent, config) if config.name else _make_numbered(parent, config)
-            run = cls(path)
-            run.write_config(config)
         except OSError as error:
-            reason = error.strerror or error
             raise BaremetalError(
-                f"cannot make a run folder in {parent}: {reason}; choose another with --out"
+                f"cannot make a run folder in {parent}: {plain_reason(error)}; choose another "
+                "with --out"
             ) from None
+        run = cls(path)
+        try:
+            run.write_config(config)
+        except BaremetalError:
+            path.rmdir()  # ours, and empty: nothing half-made stays
+            raise
         return run
 
     @classmethod
@@ -65,7 +76,9 @@ class RunFolder:
             BaremetalError: there is no run at this path.
         """
         run = cls(Path(path))
-        if not run.config.is_file():
+        with doing(f"open the run folder {path}"):  # is_file raises where a parent is forbidden
+            found = run.config.is_file()
+        if not found:
             raise BaremetalError(
                 f"{path} is no run folder (it has no {CONFIG}): 'baremetal runs' lists them"
             )
@@ -73,31 +86,50 @@ class RunFolder:
 
     def write_config(self, config: TrainConfig) -> None:
         """Write the configuration, all or nothing."""
-        write_atomically(self.config, config.to_toml().encode("utf-8"))
+        with naming("the run's configuration"):
+            write_atomically(self.config, config.to_toml().encode("utf-8"))
 
     def read_config(self) -> TrainConfig:
         """The configuration the run was started with."""
         return read_config(self.config)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append one line of metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        """Append one line of metrics.
+
+        Raises:
+            BaremetalError: it cannot be written.
+        """
+        intact = f"the checkpoints are intact, go on with --resume {self.path}"
+        with (
+            doing(f"write the run's metrics {self.metrics}", intact),
+            self.metrics.open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All complete lines of metrics."""
-        if not self.metrics.is_file():
+        """All complete lines of metrics.
+
+        Raises:
+            BaremetalError: the file is there but cannot be read.
+        """
+        if not os.path.isfile(self.metrics):
             return
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        with doing(f"read the run's metrics {self.metrics}"):
+            # A power cut may leave anything in the last lines: it must not stop the reader.
+            lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in lines:
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the last line of a killed run
+            if isinstance(row, dict) and {"step", "train_loss", "val_loss", "time_s"} <= row.keys():
+                yield row
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps beyond a checkpoint: they will be done again."""
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-        write_atomically(self.metrics, "".join(kept).encode("utf-8"))
+        with naming("the run's metrics"):
+            write_atomically(self.metrics, "".join(kept).encode("utf-8"))
 
 
 def _make_named(parent: Path, config: TrainConfig) -> Path:

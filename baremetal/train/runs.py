@@ -1,10 +1,14 @@
 """Runs side by side: a table, one picture, and CSV for a spreadsheet."""
 
 import csv
+import io
+import os
 from pathlib import Path
 from typing import Any
 
 from baremetal.errors import BaremetalError
+from baremetal.trace.files import write_atomically
+from baremetal.train.refusals import doing
 from baremetal.train.run_folder import CONFIG, RunFolder
 
 COLUMNS = (
@@ -20,9 +24,11 @@ def find_runs(folder: str | Path) -> list[RunFolder]:
         BaremetalError: the folder does not exist.
     """
     place = Path(folder)
-    if not place.is_dir():
+    with doing(f"list the folder of runs {place}"):  # is_dir raises where a parent is forbidden
+        inside = sorted(place.iterdir()) if place.is_dir() else None
+    if inside is None:
         raise BaremetalError(f"there is no folder {place}: 'baremetal train' makes it")
-    return [RunFolder(path) for path in sorted(place.iterdir()) if (path / CONFIG).is_file()]
+    return [RunFolder(path) for path in inside if os.path.isfile(path / CONFIG)]
 
 
 def summarise(run: RunFolder) -> dict[str, Any]:
@@ -30,12 +36,11 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row["run"] = run.path.name
     try:
-        config = run.read_config()
+        config, rows = run.read_config(), list(run.rows())
     except BaremetalError:  # one damaged run must not hide the others
         row["model"] = "unreadable"
         return row
     row["model"] = f"{config.model} {config.layers}x{config.width}"
-    rows = list(run.rows())
     if rows:
         last = rows[-1]
         row |= {key: last[key] for key in COLUMNS if key in last}
@@ -46,27 +51,41 @@ def summarise(run: RunFolder) -> dict[str, Any]:
 
 def write_csv(rows: list[dict[str, Any]], path: str | Path) -> None:
     """The table as CSV."""
-    try:
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise BaremetalError(f"cannot write {path}: {error.strerror}") from None
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode("utf-8"))
 
 
 def draw_runs(runs: list[RunFolder], path: str | Path) -> Path:
-    """Validation loss of several runs in one picture."""
+    """Validation loss of several runs in one picture: per token where all have one tokenizer.
+
+    Tokens of different tokenizers stand for different amounts of text, so losses per token cannot
+    share an axis; bits per byte of text can (see `data/tokenizer.py`).
+    """
     from baremetal.trace.curves import Line, line_plot
 
-    lines = []
-    for run in runs:
-        rows = [row for row in run.rows() if row["val_loss"] is not None]
-        if rows:
-            steps, losses = [r["step"] for r in rows], [r["val_loss"] for r in rows]
-            lines.append(Line(run.path.name, steps, losses, markers=True))
-    if not lines:
+    evaluated = {
+        run: rows for run in runs if (rows := [r for r in run.rows() if r["val_loss"] is not None])
+    }
+    if not evaluated:
         raise BaremetalError("none of these runs has an evaluation yet: let one reach --eval-every")
-    return line_plot(
-        lines, path, title="validation loss", x_label="step", y_label="loss (nats per token)"
-    )
+    key, unit = "val_loss", "nats per token"
+    if len({_tokenizer_of(run) for run in evaluated}) > 1:
+        key, unit = "bits_per_byte", "bits per byte"
+    lines = [
+        Line(run.path.name, [r["step"] for r in rows], [r[key] for r in rows], markers=True)
+        for run, rows in evaluated.items()
+    ]
+    return line_plot(lines, path, title="validation loss", x_label="step", y_label=f"loss ({unit})")
+
+
+def _tokenizer_of(run: RunFolder) -> tuple[str, str]:
+    """Equal for runs with the same tokenizer: its name, and the text it was learned from if any."""
+    try:
+        config = run.read_config()
+    except BaremetalError:
+        return "unreadable", run.path.name  # may be any: then it is not known to be the same
+    learned = config.tokenizer == "char" or config.tokenizer.startswith("bpe")
+    return config.tokenizer, config.data if learned else ""

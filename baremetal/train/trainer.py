@@ -26,15 +26,16 @@ import numpy as np
 
 from baremetal.autograd import no_grad
 from baremetal.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
-from baremetal.data import TextData, tokenizer_from_json
+from baremetal.data import TextData, Tokenizer
 from baremetal.errors import BaremetalError
 from baremetal.nn import DropoutState, LanguageModel
 from baremetal.nn.language_model import IGNORE_INDEX
 from baremetal.optim import Optimizer, learning_rate
 from baremetal.train.blame import ONLY_IN_THE_NORM, find_first_non_finite
 from baremetal.train.build import build_data, build_model, build_optimizer
-from baremetal.train.config import TrainConfig, config_from_mapping
+from baremetal.train.config import TrainConfig
 from baremetal.train.run_folder import RunFolder
+from baremetal.train.weights import sizes_to_json, weights_of
 
 
 class NonFiniteError(BaremetalError):
@@ -258,9 +259,10 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything but the tensors: configuration, sampler, tokenizer, best loss."""
+        """Everything but the tensors: configuration, sizes, sampler, tokenizer, best loss."""
         return {
             "config": asdict(self.config),
+            "sizes": sizes_to_json(self.model.config),
             "sampler": self.sampler.state_dict(),
             "tokenizer": self.data.tokenizer.to_json(),
             "corpus": self.data.corpus_fingerprint,
@@ -286,10 +288,7 @@ class Trainer:
         self.best_val_loss = checkpoint.state["best_val_loss"]
 
 
-def load_model(checkpoint: Checkpoint) -> tuple[LanguageModel, Any]:
-    """The model and the tokenizer of a checkpoint: all that sampling and fine-tuning need."""
-    config = config_from_mapping(checkpoint.state["config"], f"checkpoint {checkpoint.path}")
-    tokenizer = tokenizer_from_json(checkpoint.state["tokenizer"])
-    model = build_model(config, tokenizer.vocab_size)
-    model.load_state_dict(checkpoint.tensors["model"])
-    return model, tokenizer
+def load_model(checkpoint: Checkpoint) -> tuple[LanguageModel, Tokenizer]:
+    """The model and the tokenizer of a checkpoint."""
+    weights = weights_of(checkpoint)
+    return weights.build_model(), weights.tokenizer

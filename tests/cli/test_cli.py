@@ -176,7 +176,7 @@ def test_more_refusals_that_need_a_run(run, capsys):
     assert "prompt" in refusal(capsys, "sample", str(run), "--prompt", "")
     assert "no run called" in refusal(capsys, "runs", "second")
     # A checkpoint of another shape.
-    assert "shape" in refusal(
+    assert "--width 32 contradicts" in refusal(
         capsys, "train", "--resume", str(run), "--width", "32", "--steps", "9"
     )
 

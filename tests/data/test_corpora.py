@@ -112,7 +112,7 @@ def test_a_file_without_suffix_is_found_by_its_bare_name(tmp_path, monkeypatch, 
         Path("broken").symlink_to("gone")
     except OSError:
         return
-    with refused("no file or folder", "'broken'"):
+    with refused("there is no", "'broken'"):
         load_corpus("broken")
 
 
@@ -123,9 +123,9 @@ def test_asking_for_nothing_is_refused(tmp_path, refused):
         load_corpus("shakespeare")
     with refused("no name"):
         load_corpus("")
-    with refused("no file or folder", "nothing.txt"):
+    with refused("there is no", "nothing.txt"):
         load_corpus(tmp_path / "nothing.txt")
-    with refused("no file or folder", "missing"):
+    with refused("there is no", "missing"):
         load_corpus("missing/folder")
     with refused("holds no text file"):
         load_corpus(tmp_path)

@@ -53,7 +53,7 @@ def test_binary_is_refused_with_the_offset(tmp_path, refused):
 
 
 def test_what_is_no_readable_file_is_refused(tmp_path, refused, monkeypatch):
-    with refused("no file or folder", "missing.txt"):
+    with refused("there is no", "missing.txt"):
         read_text(tmp_path / "missing.txt")
     with refused("not a regular file"):
         read_text(tmp_path)

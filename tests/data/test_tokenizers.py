@@ -136,7 +136,7 @@ def test_the_menu_refuses(tmp_path, refused):
         ("bpe:many", ("how many", "bpe:512")),
         ("bpe:-3", ("how many",)),
         ("bpe:256", ("256", "no room")),
-        (tmp_path / "missing.json", ("no file", "missing.json")),
+        (tmp_path / "missing.json", ("no tokenizer file", "missing.json")),
         ("", ("unknown tokenizer ''",)),
     ):
         with refused(*words):

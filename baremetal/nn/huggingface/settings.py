@@ -44,8 +44,8 @@ def required(name: str, argument: int | None, settings: Settings, key: str) -> i
     value = settings.get(key) if argument is None else argument
     if value is None:
         raise BaremetalError(
-            f"the tensors' shapes do not tell the {name}: give {name}=..., or a config.json with "
-            f"'{key}' in it"
+            f"the tensors' shapes do not tell the {name}: put a config.json with '{key}' beside "
+            f"them, or (from Python) give {name}=..."
         )
     if type(value) is not int or value < 1:
         raise BaremetalError(f"{name} = {value!r}: expected a whole number of at least 1")
