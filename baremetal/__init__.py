@@ -6,8 +6,9 @@
     (x @ x.T).sum().backward()
     x.grad
 
-The rooms, from the ground up: `kernels` and `trace`; `autograd`; `nn`, `optim`, `data` and
-`checkpoint`; `train`; `bench`; and the command line.
+The rooms, from the ground up: `kernels` and `trace`; `autograd`; `nn`, `optim`, `data`,
+`checkpoint` and `capture`; `train`; `bench`; and the command line. (`baremetal.capture` is the
+function; its room is reached by `from baremetal.capture import ...`.)
 """
 
 from baremetal.autograd import (
@@ -21,6 +22,7 @@ from baremetal.autograd import (
     ops,
     profile,
 )
+from baremetal.capture import capture
 from baremetal.errors import BaremetalError
 
 __version__ = "0.1.0"
@@ -50,6 +52,7 @@ __all__ = [
     "Device",
     "Parameter",
     "Tensor",
+    "capture",
     "draw",
     "get_num_threads",
     "gradcheck",

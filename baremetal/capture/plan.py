@@ -63,20 +63,20 @@ class Plan:
 
     def text(self) -> str:
         """Every launch, one to a line, with where its operands lie and what it costs."""
-        lines = [f"{len(self.launches)} launches, {self.memory_text()}", ""]
+        lines = [self.summary(), ""]
         for number, launch in enumerate(self.launches):
             operands = " ".join(self._place(operand) for operand in launch.operands)
             cost = f"{format_count(launch.cost.flops)}FLOP {format_bytes(launch.cost.size_bytes)}"
             lines.append(f"{number:5d}  {launch.kernel.name:26s} {cost:24s} {operands}")
         return "\n".join(lines)
 
-    def memory_text(self) -> str:
-        """The memory report in one line."""
+    def summary(self) -> str:
+        """Launches and memory in one line."""
         memory = self.memory
         return (
-            f"{memory.buffers} buffers of {format_bytes(memory.total_bytes)} in an arena of "
-            f"{format_bytes(memory.planned_bytes)} ({memory.ratio:.3f} times the lower bound of "
-            f"{format_bytes(memory.bound_bytes)}), {format_bytes(memory.kept_bytes)} kept"
+            f"{len(self.launches)} launches; {memory.buffers} buffers of "
+            f"{format_bytes(memory.total_bytes)} in an arena of "
+            f"{format_bytes(memory.planned_bytes)} ({memory.ratio:.2f} times the least possible)"
         )
 
     def _place(self, operand: Operand | None) -> str:

@@ -64,6 +64,7 @@ class Grok(Llama):
     """tokens (B, T) int -> logits (B, T, vocab_size), through experts."""
 
     block_type = GrokBlock
+    is_static = False  # each router decides anew who computes what
     config: GrokConfig
     blocks: list[GrokBlock]  # type: ignore[assignment]
 

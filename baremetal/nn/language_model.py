@@ -49,6 +49,9 @@ class LanguageModelConfig:
 class LanguageModel(Module):
     """Base of the language models: `forward(tokens, cache)` gives logits (B, T, vocab_size)."""
 
+    is_static = True
+    """Whether every step has the same launches, so that it can be captured (a router has not)."""
+
     def __init__(self, config: LanguageModelConfig) -> None:
         self.config = config
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from baremetal.autograd import CPU, Device, Parameter, Tensor, ops
 from baremetal.errors import BaremetalError
+from baremetal.kernels.elementwise import fill
 from baremetal.nn.module import Module
 
 INIT_STD = 0.02
@@ -107,12 +108,18 @@ class DropoutState:
     def __init__(self, seed: int = 0, device: Device = CPU) -> None:
         if not 0 <= seed < 2**63:
             raise BaremetalError(f"dropout seed {seed}: choose one from 0 up to 2**63 - 1")
+        self.device = device
         self.buffer = device.numbers(seed, 0, 0, dtype=np.int64)
 
     def set(self, step: int, first_sample: int = 0) -> None:
         """Choose the bits for this step; `first_sample` counts samples within the step's batch."""
         self.buffer[self.STEP] = step
         self.buffer[self.FIRST_SAMPLE] = first_sample
+
+    def begin_microbatch(self, first_sample: int) -> None:
+        """The same by a launch, for within a step: a captured one repeats it."""
+        place = self.buffer[self.FIRST_SAMPLE : self.FIRST_SAMPLE + 1]
+        self.device.launch(fill, place, value=first_sample)
 
 
 class Dropout(Module):

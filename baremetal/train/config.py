@@ -103,6 +103,8 @@ class TrainConfig:
     """Folder that holds the run folders."""
     threads: int = 0
     """Threads for the kernels; 0 means all cores."""
+    eager: bool = False
+    """Run every step through Python instead of replaying a captured one (the same bits)."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -90,6 +90,8 @@ class Console:
         self._smooth_time_s = None if first else _smoothed(self._smooth_time_s, report.time_s)
         if first:
             self.say(f"step {report.step:>6}  train loss {report.train_loss:.4f}")
+            if self.trainer.captured is not None:
+                self.say(f"plan    {self.trainer.captured.plan.summary()}")
         if self._kernels:
             self._kernels = 0
             self._bar.set_description_str("")

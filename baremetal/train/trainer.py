@@ -10,21 +10,29 @@ and around it: the learning rate, evaluation, checkpoints, a stop in order. Ever
 step depends on is in the checkpoint (weights, optimiser, position in the data; the dropout bits
 and the learning rate are functions of the step), so a resumed run continues bit for bit.
 
+The arithmetic of a step is one function of the step's tokens, from the first gather to the last
+weight. It is captured: run through Python once, and from then on replayed from a plan (`capture/`),
+with the same bits. What changes from step to step lies in buffers that the plan reads: tokens,
+learning rate, dropout's step, the count of tokens. A mixture of experts routes in Python and
+cannot be captured; it runs eagerly, as everything does with `--eager`.
+
 Gradient accumulation divides every microbatch's loss by the count of tokens in the whole step,
 not in the microbatch: the sum of the parts is then exactly the large batch's mean, also where
 some targets are ignored.
 """
 
+import functools
 import math
+import operator
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from baremetal.autograd import no_grad
+from baremetal.autograd import Tensor, no_grad
+from baremetal.capture import capture
 from baremetal.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from baremetal.data import TextData, Tokenizer
 from baremetal.errors import BaremetalError
@@ -87,9 +95,12 @@ class Trainer:
         self.sampler = self.data.sampler(config.batch, config.seed, config.sampler)
         self.step = 0
         self.best_val_loss = math.inf
-        self._inputs = np.empty((config.batch, config.context), np.int64)
+        # A step's tokens, one microbatch after the other, and how many of them count.
+        self._inputs = np.empty((config.accumulate, config.batch, config.context), np.int64)
         self._targets = np.empty_like(self._inputs)
-        self._total = np.zeros(1, np.float64)  # tokens that count in this step, for the loss
+        self._total = np.zeros(1, np.float64)
+        captures = self.model.is_static and not config.eager
+        self.captured = capture(self._arithmetic) if captures else None
 
     # ------------------------------------------------------------ one step
 
@@ -110,34 +121,40 @@ class Trainer:
             final=config.final_rate,
         )
         self.optimizer.learning_rate = rate
-        self.optimizer.zero_grad()
         first_sample = self.sampler.samples_seen
-        loss = self._accumulate()
-        self.optimizer.clip(config.clip, np.array([loss]))
+        for part in range(config.accumulate):
+            self.sampler.next_batch(out=(self._inputs[part], self._targets[part]))
+        self._total[0] = config.tokens_per_step
+        if self._dropout is not None:
+            self._dropout.set(step=self.step)
+        do_step = self._arithmetic if self.captured is None else self.captured
+        loss = sum(part.item() for part in do_step(self._inputs, self._targets))
         if not self.optimizer.last_step_was_finite:
             self._explain_non_finite(first_sample)
-        self.optimizer.step()
         self.step += 1
         return StepReport(
             self.step, loss, rate, self.optimizer.gradient_norm, time.perf_counter() - start
         )
 
-    def _accumulate(self) -> float:
-        """Forward and backward of all microbatches; returns the step's mean loss."""
-        self._total[0] = self.config.tokens_per_step
-        total_loss = 0.0
+    def _arithmetic(self, inputs: np.ndarray, targets: np.ndarray) -> list[Tensor]:
+        """Everything a step computes, by launches alone: (parts, B, T) tokens to (parts) losses."""
+        self.optimizer.zero_grad()
+        losses = []
         for part in range(self.config.accumulate):
-            self.sampler.next_batch(out=(self._inputs, self._targets))
-            self._set_dropout(part)
-            loss = self.model.loss(self._inputs, self._targets, total=self._total)
+            if self._dropout is not None:
+                self._dropout.begin_microbatch(part * self.config.batch)
+            loss = self.model.loss(inputs[part], targets[part], total=self._total)
             loss.backward()
-            total_loss += float(loss.item())
-        return total_loss
+            losses.append(loss.detach())
+        # Their sum is as finite as they are, and closes the gate if it is not.
+        self.optimizer.clip(self.config.clip, functools.reduce(operator.add, losses))
+        self.optimizer.step()
+        return losses
 
-    def _set_dropout(self, part: int) -> None:
-        state = getattr(self.model, "dropout_state", None)
-        if isinstance(state, DropoutState):
-            state.set(step=self.step, first_sample=part * self.config.batch)
+    @property
+    def _dropout(self) -> DropoutState | None:
+        """The model's dropout state, if it has dropout."""
+        return getattr(self.model, "dropout_state", None)
 
     def _explain_non_finite(self, first_sample: int) -> None:
         """Run the step's microbatches again, one by one, to find the culprit; then give up."""
@@ -145,9 +162,11 @@ class Trainer:
         for part in range(self.config.accumulate):
             number = first_sample // self.config.batch + part
             batch = self.sampler.batch_at(number)
-            self._set_dropout(part)
+            if self._dropout is not None:
+                self._dropout.set(step=self.step, first_sample=part * self.config.batch)
+            forward = functools.partial(self.model.loss, *batch)
             with np.errstate(all="ignore"):
-                where = find_first_non_finite(self.model, partial(self.model.loss, *batch))
+                where = find_first_non_finite(self.model, forward)
             if where != ONLY_IN_THE_NORM:
                 break
         raise NonFiniteError(

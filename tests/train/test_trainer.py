@@ -154,3 +154,28 @@ def test_evaluation_does_not_touch_the_training_state(tiny):
     assert trainer.evaluate() == first  # no dropout, the same batches
     assert trainer.sampler.state_dict() == position
     assert trainer.model.training
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.2, "accumulate": 3}, {"optimizer": "muon"}])
+def test_a_captured_run_has_the_bits_of_an_eager_one(tiny, options):
+    """Losses, weights and optimiser, through evaluations between the replays."""
+    runs = []
+    for eager in (False, True):
+        trainer = Trainer(dataclasses.replace(tiny, eager=eager, **options))
+        reports, evaluations = [], []
+        trainer.fit(
+            on_step=reports.append,
+            on_evaluation=lambda report, loss, time_s, seen=evaluations: seen.append(loss),
+        )
+        assert (trainer.captured is None) is eager
+        losses = [(report.train_loss, report.gradient_norm) for report in reports]
+        state = {**trainer.model.state_dict(), **trainer.optimizer.state_dict()}
+        runs.append((losses, evaluations, {k: v.tobytes() for k, v in state.items()}))
+    assert runs[0] == runs[1]
+    assert len(runs[0][0]) == tiny.steps
+
+
+def test_a_mixture_of_experts_runs_eagerly(tiny):
+    trainer = Trainer(dataclasses.replace(tiny, model="moe", experts=2, active_experts=1, steps=2))
+    trainer.fit()
+    assert trainer.captured is None
