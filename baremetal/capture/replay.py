@@ -1,18 +1,19 @@
-"""Level 1: the launch list, walked from Python.
+"""Replay: the launch list as a table, walked by compiled code.
 
 Binding happens once: every operand becomes an array at its planned address, every launch is packed
-into an address and a block of words (`kernels/native/abi.py`). After that a step is one loop over
-ready-made calls,
+into an address and a block of words (`kernels/native/abi.py`). After that a step is a table,
 
-    for address, block, items, work in calls:  drive(...)
+    address of the body    address of its words    items    elements of work
+    ...
 
-with no tape, no modules, no shapes and no allocation. What a launch still costs is one call from
-Python into compiled code.
+and one compiled loop that calls down it (`pool.py`): no tape, no modules, no shapes, no allocation,
+and no Python between one launch and the next.
 
-A kernel without a native version for its operands is called as its NumPy reference, in its place.
+A kernel without a native version for its operands is called as its NumPy reference, in its place:
+there the table is cut in two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ from baremetal.capture.recording import ALIGNMENT_BYTES, Operand
 
 if TYPE_CHECKING:
     from baremetal.kernels.native.abi import Launch
-    from baremetal.kernels.native.pool import Call
 
 
 class Replay:
@@ -40,7 +40,7 @@ class Replay:
     def __init__(self, plan: Plan, native: bool = True) -> None:
         self.plan = plan
         self.arena = _aligned_memory(plan.memory.planned_bytes)
-        # A block of words holds bare addresses: what owns that memory must stay alive beside it.
+        # Tables and blocks hold bare addresses: what owns that memory must stay alive beside them.
         self._launches: list[Launch] = []
         self._parts = self._bind(native)
 
@@ -63,26 +63,30 @@ class Replay:
         from baremetal.kernels.native.pool import POOL
 
         parts: list[Callable[[], Any]] = []
-        calls: list[Call] = []
+        waiting: list[Launch] = []  # native launches that no reference has come between
         for launch in self.plan.launches:
             arrays = tuple(map(self._bound, launch.operands))
             packed = launch.kernel.pack(*arrays, **launch.attributes) if native else None
             if packed is not None:
-                calls += self._calls(packed)
+                waiting += packed
                 continue
-            parts += [partial(POOL.run_all, calls)] if calls else []
+            if waiting:
+                parts.append(partial(POOL.run_all, self._table(waiting)))
             parts.append(partial(launch.kernel.reference, *arrays, **launch.attributes))
-            calls = []
-        return [*parts, partial(POOL.run_all, calls)] if calls else parts
+            waiting = []
+        if waiting:
+            parts.append(partial(POOL.run_all, self._table(waiting)))
+        return parts
 
-    def _calls(self, packed: "Sequence[Launch]") -> "list[Call]":
-        """A packed launch as what the thread pool takes."""
-        self._launches += packed
-        return [
-            (part.address, part.block, part.items, part.items * part.work)
-            for part in packed
-            if part.items
+    def _table(self, launches: "list[Launch]") -> np.ndarray:
+        """What the thread pool takes: (n, 4) int64. Launches of nothing are left out."""
+        launches = [launch for launch in launches if launch.items]
+        self._launches += launches
+        rows = [
+            (launch.address, launch.block.ctypes.data, launch.items, launch.items * launch.work)
+            for launch in launches
         ]
+        return np.array(rows, np.int64).reshape(-1, 4)
 
 
 def _aligned_memory(size_bytes: int) -> np.ndarray:

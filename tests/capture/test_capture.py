@@ -1,5 +1,7 @@
 """A captured step: the same bits as the eager one, refusals that name what is wrong."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -292,3 +294,23 @@ def test_gradients_cannot_leave():
     x = Parameter([1.0, 2.0]) * 2.0
     with pytest.raises(CaptureError, match="made by 'multiply'"):
         capture(lambda y: y * 2.0)(x)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_replayed_step_is_one_call_however_many_layers(layers, monkeypatch):
+    """Python functions that are entered while the plan runs: the same few for any model."""
+    monkeypatch.setitem(SIZES, "layers", layers)
+    _, _, step, total = training("gpt", "adamw", dropout=0.1)
+    total[0] = 24
+    captured = capture(step)
+    (inputs, targets), *_ = batches(1)
+    captured(inputs, targets)
+    captured(inputs, targets)  # the first replay compiles the loop
+    entered = []
+    sys.setprofile(lambda frame, event, _: entered.append(frame) if event == "call" else None)
+    try:
+        captured._replay.run()
+    finally:
+        sys.setprofile(None)
+    names = [frame.f_code.co_name for frame in entered]
+    assert names == ["run", "run_all", "_drive_all"]  # the last is compiled

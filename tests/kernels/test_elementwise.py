@@ -248,3 +248,23 @@ def test_arrays_of_equal_layout_are_one_long_row():
     assert merged_axes((x[:1, :1, :1], x[:1, :1, :1])) == [(1, 1, 1)]
     transposed = family.copy.pack(x[0].T, np.empty((6, 5), np.float32))
     assert transposed[0].body.name == "transpose_body"
+
+
+CASTS = [(np.float32, np.float64), (np.float64, np.float32), (np.int64, np.float32),
+         (np.int64, np.float64)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "wanted"), CASTS)
+@given(values=st.lists(st.one_of(st.floats(width=64), st.integers(-(2**63), 2**63 - 1))))
+def test_compiled_conversions_are_numpys(source, wanted, values):
+    """Rounded to the nearest, overflow to infinity; NaN, infinities and the widest integers too."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        kept = [v for v in values if source is not np.int64 or isinstance(v, int)]
+        x = np.array(kept, source)
+        expected = x.astype(wanted)
+    out = np.full(x.shape, 7, wanted)
+    assert family.copy.pack(x, out) is not None
+    family.copy.run(x, out)
+    np.testing.assert_array_equal(out, expected)
+    if x.size > 2:  # not contiguous: NumPy's
+        assert family.copy.pack(x[::2], out[::2].copy()) is None

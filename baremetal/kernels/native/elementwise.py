@@ -7,11 +7,22 @@ float64.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from baremetal.kernels.elementwise import GELU_CUBIC, SQRT_2, SQRT_2_OVER_PI, SQRT_2_PI
 from baremetal.kernels.native import vmath
+from baremetal.kernels.native.abi import (
+    Body,
+    Launch,
+    body,
+    cast,
+    pointer,
+    pointer_f32,
+    pointer_f64,
+    pointer_i64,
+)
 from baremetal.kernels.native.broadcast import (
     binary,
     choice,
@@ -250,10 +261,56 @@ def _same(x):
 _copy_body = make_body(unary_pattern, _same)
 
 
+@body
+def widen_body(lo, hi, args):
+    """Elements lo..hi of out (float64) = x (T, float32). Words: 0-1 x out."""
+    x, out = pointer(args, 0), pointer_f64(args, 1)
+    for i in range(lo, hi):
+        out[i] = np.float64(x[i])
+
+
+@body
+def narrow_body(lo, hi, args):
+    """Elements lo..hi of out (float32) = x (T, float64), rounded. Words: 0-1 x out."""
+    x, out = pointer(args, 0), pointer_f32(args, 1)
+    for i in range(lo, hi):
+        out[i] = np.float32(x[i])
+
+
+@body
+def from_integers_body(lo, hi, args):
+    """Elements lo..hi of out (T) = x (int64), rounded. Words: 0-1 x out."""
+    x, out = pointer_i64(args, 0), pointer(args, 1)
+    for i in range(lo, hi):
+        out[i] = cast(args, x[i])
+
+
+F32, F64, I64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
+# (from, to): the body, and the element type T it is compiled for
+_CASTS: dict[tuple[np.dtype, np.dtype], tuple[Body, np.dtype]] = {
+    (F32, F64): (widen_body, F32),
+    (F64, F32): (narrow_body, F64),
+    (I64, F32): (from_integers_body, F32),
+    (I64, F64): (from_integers_body, F64),
+}
+
+
+def _cast(x, out) -> Sequence[Launch] | None:
+    """Pack a conversion of contiguous arrays; NumPy does the rarer ones."""
+    found = _CASTS.get((x.dtype, out.dtype))
+    contiguous = x.flags.c_contiguous and out.flags.c_contiguous and x.shape == out.shape
+    if found is None or not (contiguous and x.flags.aligned and out.flags.aligned):
+        return None
+    body, element = found
+    return (Launch(body, element, (x, out), x.size),)
+
+
 def copy(x, out):
-    """Pack out = x: equal dtypes, any strides; conversions are left to NumPy."""
+    """Pack out = x: equal dtypes with any strides, or a conversion of contiguous arrays."""
+    if x.dtype != out.dtype:
+        return _cast(x, out)
     element = _MOVED_AS.get(out.dtype.itemsize) if out.dtype.kind in "fiu" else None
-    if element is None or x.dtype != out.dtype:
+    if element is None:
         return None
     if x.shape == out.shape and x.flags.c_contiguous and out.flags.c_contiguous:
         return pack(_copy_body, (x, out), element, 1)

@@ -16,7 +16,7 @@ it at once, so there is a lock at the door.
 """
 
 import threading
-from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -54,7 +54,24 @@ def _drive(address, block, items, chunks):
             _call(address, items * chunk // chunks, items * (chunk + 1) // chunks, args)
 
 
-Call = tuple[int, np.ndarray, int, int]  # address, block of words, items, elements of work
+def _drive_all(table, threads):
+    """The same for a whole list: rows of address, address of the block, items, elements."""
+    for i in range(table.shape[0]):
+        address, args, items = table[i, 0], table[i, 1], table[i, 2]
+        chunks = min(threads, items) if table[i, 3] >= PARALLEL_FROM else 1
+        if chunks == 1:
+            _call(address, 0, items, args)
+        else:
+            for chunk in prange(chunks):
+                _call(address, items * chunk // chunks, items * (chunk + 1) // chunks, args)
+
+
+def _compiled(function, signature):
+    return compile_or_load(
+        lambda cache: njit(signature, parallel=True, nogil=True, error_model="numpy", cache=cache)(
+            function
+        )
+    )
 
 
 class ThreadPool:
@@ -63,15 +80,8 @@ class ThreadPool:
     def __init__(self) -> None:
         self.threads = numba.get_num_threads()
         self._lock = threading.Lock()
-        self._drive = compile_or_load(
-            lambda cache: njit(
-                "void(int64, int64[::1], int64, int64)",
-                parallel=True,
-                nogil=True,
-                error_model="numpy",
-                cache=cache,
-            )(_drive)
-        )
+        self._drive = _compiled(_drive, "void(int64, int64[::1], int64, int64)")
+        self._drive_all: Any = None  # compiled when a first list is run
 
     @property
     def largest(self) -> int:
@@ -94,19 +104,20 @@ class ThreadPool:
         The chunk count depends on sizes and on the thread count alone, so the same launch is
         split the same way every time: same threads, same bits.
         """
-        chunks = self._chunks(items, elements)
+        chunks = min(self.threads, items) if elements >= PARALLEL_FROM else 1
         with self._lock:
             self._drive(address, block, items, chunks)
 
-    def run_all(self, calls: Sequence[Call]) -> None:
-        """`run` for a whole list of calls: the lock is taken once."""
-        drive, chunks_of = self._drive, self._chunks
-        with self._lock:
-            for address, block, items, elements in calls:
-                drive(address, block, items, chunks_of(items, elements))
+    def run_all(self, table: np.ndarray) -> None:
+        """`run` for a whole list, (n, 4) int64, without Python between one and the next.
 
-    def _chunks(self, items: int, elements: int) -> int:
-        return min(self.threads, items) if elements >= PARALLEL_FROM else 1
+        A row is what `run` takes: address, the block's address, items, elements. Whoever makes the
+        table keeps the blocks alive.
+        """
+        if self._drive_all is None:
+            self._drive_all = _compiled(_drive_all, "void(int64[:, ::1], int64)")
+        with self._lock:
+            self._drive_all(table, self.threads)
 
 
 POOL = ThreadPool()
