@@ -363,8 +363,8 @@ def _bench_step(arguments: Sequence[str]) -> int:
 
         model: str = "small"
         """tiny, small, medium or large."""
-        against: str = "torch"
-        """Peers, separated by commas: torch, torch.compile; empty for none."""
+        against: str = "baremetal.eager,torch"
+        """Separated by commas: baremetal.eager, torch, torch.compile, jax, jax.scan; or empty."""
         rounds: int = 10
         """How often the contenders take turns."""
         steps: int = 10

@@ -74,7 +74,10 @@ class Contender:
 def _environment(threads: int) -> dict[str, str]:
     """What all contenders see: one thread count, and no settings that slow our BLAS alone."""
     kept = {name: value for name, value in os.environ.items() if name not in HELD_BACK_BY}
-    return {**kept, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if threads == 1:  # XLA takes all cores, or one
+        counts["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    return {**kept, **counts}
 
 
 def check_peer(name: str, known: Sequence[str]) -> None:
@@ -85,10 +88,11 @@ def check_peer(name: str, known: Sequence[str]) -> None:
     """
     if name not in known:
         raise BaremetalError(f"unknown peer '{name}': choose from {', '.join(known[1:])}")
-    if name.startswith("torch") and importlib.util.find_spec("torch") is None:
-        raise BaremetalError(
-            "PyTorch is not installed: pip install 'baremetal[peers]' brings the peers"
-        )
+    for package, called in (("torch", "PyTorch"), ("jax", "JAX")):
+        if name.startswith(package) and importlib.util.find_spec(package) is None:
+            raise BaremetalError(
+                f"{called} is not installed: pip install 'baremetal[peers]' brings the peers"
+            )
 
 
 def check_at_least_one(**counts: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from baremetal.bench.step import compare, ours, worker
-from baremetal.bench.step.ours import BATCHES, baremetal_eager, make_batches, make_model
+from baremetal.bench.step.ours import BATCHES, make_batches, make_model, make_our_step
 from baremetal.bench.step.report import step_table
 from baremetal.bench.step.sizes import SIZES, StepSize, find_size
 from baremetal.cli import main
@@ -147,15 +147,16 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 def test_our_steps_learn():
-    step = baremetal_eager(TINY, 1)
+    step = make_our_step(TINY, 1, captured=True)
     losses = [step(i) for i in range(4 * BATCHES)]
     assert losses[0] == pytest.approx(np.log(TINY.vocab_size), abs=0.3)  # it knows nothing yet
     assert np.mean(losses[-BATCHES:]) < np.mean(losses[:BATCHES]) - 0.05
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_our_steps_are_those_of_a_loop_written_out():
-    step = baremetal_eager(TINY, 1)
+@pytest.mark.parametrize("captured", [False, True])
+def test_our_steps_are_those_of_a_loop_written_out(captured):
+    step = make_our_step(TINY, 1, captured)
     model = make_model(TINY)
     optimizer = AdamW(
         decay_groups(model.parameters(), ours.WEIGHT_DECAY),
@@ -176,7 +177,7 @@ def test_our_steps_are_those_of_a_loop_written_out():
 def test_rounds_count_steps_through(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(worker.time, "perf_counter", lambda: next(clock))
-    rounds = worker.Rounds(lambda number: 10.0 * number)
+    rounds = worker.Rounds(worker.one_by_one(lambda number: 10.0 * number))
     assert rounds.handle({"steps": 2}) == {"times_s": [1, 1], "losses": [0.0, 10.0]}
     assert rounds.handle({"steps": 1}) == {"times_s": [1], "losses": [20.0]}
 
@@ -187,7 +188,16 @@ def test_the_peer_is_imported_only_when_it_is_the_contender(monkeypatch, name, c
     stub.make_torch_step = lambda size, threads, compiled: (size, threads, compiled)
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
     monkeypatch.setattr("baremetal.bench.step.torch_peer", stub, raising=False)
-    assert worker.make_step(name, TINY, 2) == (TINY, 2, compiled)
+    assert worker._make_step(name, TINY, 2) == (TINY, 2, compiled)
+
+
+@pytest.mark.parametrize("name", ["jax", "jax.scan", "torch"])
+def test_a_peer_starts_from_our_weights_and_has_our_losses(name):
+    """Where the peers are installed: the same arithmetic, for more steps than a rounding hides."""
+    pytest.importorskip(name.partition(".")[0])
+    _, theirs = worker.make_turn(name, TINY, 1)(range(12))
+    _, own = worker.make_turn("baremetal", TINY, 1)(range(12))
+    np.testing.assert_allclose(theirs, own, rtol=compare.LOSS_TOLERANCE)
 
 
 def test_the_command_by_itself(capsys):

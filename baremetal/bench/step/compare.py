@@ -21,7 +21,7 @@ from baremetal.bench.step.ours import make_model
 from baremetal.bench.step.sizes import StepSize
 from baremetal.errors import BaremetalError
 
-CONTENDERS = ("baremetal", "torch", "torch.compile")
+CONTENDERS = ("baremetal", "baremetal.eager", "torch", "torch.compile", "jax", "jax.scan")
 COMPARED_LOSSES = 10
 LOSS_TOLERANCE = 2e-3  # relative; float32 sums in another order drift apart by about 1e-5 a step
 

@@ -1,10 +1,12 @@
-"""Our contender: eager kernels, one optimiser step per call."""
+"""Our contenders: a step through Python each time, and the same step captured."""
 
 from collections.abc import Callable
 
 import numpy as np
 
+from baremetal.autograd import Tensor
 from baremetal.bench.step.sizes import StepSize
+from baremetal.capture import capture
 from baremetal.nn import GPT, GPTConfig
 from baremetal.optim import AdamW, decay_groups
 
@@ -34,7 +36,7 @@ def make_batches(size: StepSize) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.ascontiguousarray(w[:, :-1]), np.ascontiguousarray(w[:, 1:])) for w in windows]
 
 
-def baremetal_eager(size: StepSize, threads: int) -> Callable[[int], float]:
+def make_our_step(size: StepSize, threads: int, captured: bool) -> Callable[[int], float]:
     """A function that does step number i and returns its loss."""
     from baremetal.kernels.native.pool import POOL
 
@@ -44,13 +46,13 @@ def baremetal_eager(size: StepSize, threads: int) -> Callable[[int], float]:
     optimizer = AdamW(groups, learning_rate=LEARNING_RATE, betas=BETAS)
     batches = make_batches(size)
 
-    def step(number: int) -> float:
-        inputs, targets = batches[number % BATCHES]
+    def arithmetic(inputs: np.ndarray, targets: np.ndarray) -> Tensor:
         optimizer.zero_grad()
         loss = model.loss(inputs, targets)
         loss.backward()
         optimizer.clip(CLIP, loss)
         optimizer.step()
-        return float(loss.item())
+        return loss
 
-    return step
+    run = capture(arithmetic) if captured else arithmetic
+    return lambda number: float(run(*batches[number % BATCHES]).item())
