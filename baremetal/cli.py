@@ -458,6 +458,21 @@ def _run_ladder(arguments: Sequence[str]) -> int:
     )  # fmt: skip
 
 
+# ---------------------------------------------------------------- inspect
+
+
+def _run_inspect(arguments: Sequence[str]) -> int:
+    from baremetal.train.inspection import InspectConfig, inspect_step, inspection_text
+
+    given = _parse(InspectConfig, "inspect", arguments)
+    result = inspect_step(given)
+    if given.json:
+        _print_json(result)
+    else:
+        print(inspection_text(result))
+    return 0
+
+
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train a language model on text",
@@ -481,6 +496,11 @@ VERBS: dict[str, Verb] = {
         "climb a kernel's versions, from naive to fast, against this machine's limits",
         "baremetal ladder matmul --size 1024 --plot roofline.png",
         _run_ladder,
+    ),
+    "inspect": Verb(
+        "lay a training step open: its launches, its memory, its kernels' rooflines",
+        "baremetal inspect --model llama --layers 2 --folder inspection",
+        _run_inspect,
     ),
     "bench": Verb(
         "time a training step beside PyTorch's",

@@ -3,6 +3,7 @@
 from baremetal.capture.arena import Lifetime, lower_bound, plan_arena
 from baremetal.capture.captured import Captured, capture
 from baremetal.capture.errors import CaptureError
+from baremetal.capture.picture import arena_figure, arena_plot
 from baremetal.capture.plan import MemoryReport, Plan
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "Lifetime",
     "MemoryReport",
     "Plan",
+    "arena_figure",
+    "arena_plot",
     "capture",
     "lower_bound",
     "plan_arena",

@@ -29,9 +29,11 @@ import numpy as np
 
 from baremetal.autograd import CPU, Device, Tensor
 from baremetal.capture.errors import CaptureError
+from baremetal.capture.measure import measure_plan
 from baremetal.capture.plan import Plan, make_plan
 from baremetal.capture.recording import record
 from baremetal.capture.replay import Replay
+from baremetal.trace import Trace
 
 
 class Captured:
@@ -85,6 +87,15 @@ class Captured:
         if self._replay is None:
             raise CaptureError(f"{self._name} has no plan yet: call it once, which records it")
         return self._replay.plan
+
+    def measure(self, repeats: int = 3) -> Trace:
+        """Run the plan launch by launch on the last inputs and time each; see `measure.py`.
+
+        It really does the step: weights move. Raises CaptureError before the first call.
+        """
+        plan = self.plan  # says what is missing, if anything is
+        assert self._replay is not None
+        return measure_plan(plan, self._replay, repeats)
 
     def _record(self, inputs: tuple) -> Any:
         self._inputs = tuple(_own(value) for value in inputs)

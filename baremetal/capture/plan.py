@@ -13,6 +13,7 @@ The memory report has three numbers:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from baremetal.capture.arena import Lifetime, aligned, lower_bound, plan_arena
 from baremetal.capture.recording import Buffer, Operand, RecordedCheck, RecordedLaunch, Recording
@@ -60,6 +61,14 @@ class Plan:
     def cost(self) -> Cost:
         """FLOPs and bytes of the whole step."""
         return sum((launch.cost for launch in self.launches), ZERO)
+
+    def alive_bytes(self) -> list[int]:
+        """For each launch, the bytes (aligned) of transient buffers that are alive during it."""
+        changes = [0] * (len(self.launches) + 1)
+        for buffer in self.transient:
+            changes[buffer.first] += aligned(buffer.size_bytes)
+            changes[buffer.last + 1] -= aligned(buffer.size_bytes)
+        return list(accumulate(changes))[:-1]
 
     def text(self) -> str:
         """Every launch, one to a line, with where its operands lie and what it costs."""

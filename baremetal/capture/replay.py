@@ -13,7 +13,7 @@ A kernel without a native version for its operands is called as its NumPy refere
 there the table is cut in two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +39,31 @@ class Replay:
 
     def __init__(self, plan: Plan, native: bool = True) -> None:
         self.plan = plan
+        self._native = native
         self.arena = _aligned_memory(plan.memory.planned_bytes)
         # Tables and blocks hold bare addresses: what owns that memory must stay alive beside them.
         self._launches: list[Launch] = []
-        self._parts = self._bind(native)
+        self._parts = self._bind()
 
     def run(self) -> None:
         """Do the step once."""
         for part in self._parts:
             part()
+
+    def launches(self) -> Iterator[Callable[[], Any]]:
+        """The plan's launches one by one, as functions that run them: for whoever times them."""
+        for launch in self.plan.launches:
+            arrays = tuple(map(self._bound, launch.operands))
+            packed = launch.kernel.pack(*arrays, **launch.attributes) if self._native else None
+            if packed is None:
+                yield partial(launch.kernel.reference, *arrays, **launch.attributes)
+            else:
+                yield partial(_run_each, packed)
+
+    def run_one_by_one(self) -> None:
+        """Do the step once, coming back to Python after each launch."""
+        for run in self.launches():
+            run()
 
     def _bound(self, operand: Operand | None) -> np.ndarray | None:
         """The operand as an array at its planned address."""
@@ -58,7 +74,7 @@ class Replay:
             return operand.over(buffer.memory)
         return operand.over(self.arena, self.plan.offsets[buffer])
 
-    def _bind(self, native: bool) -> list[Callable[[], Any]]:
+    def _bind(self) -> list[Callable[[], Any]]:
         """Runs of native calls, and references between them."""
         from baremetal.kernels.native.pool import POOL
 
@@ -66,7 +82,7 @@ class Replay:
         waiting: list[Launch] = []  # native launches that no reference has come between
         for launch in self.plan.launches:
             arrays = tuple(map(self._bound, launch.operands))
-            packed = launch.kernel.pack(*arrays, **launch.attributes) if native else None
+            packed = launch.kernel.pack(*arrays, **launch.attributes) if self._native else None
             if packed is not None:
                 waiting += packed
                 continue
@@ -87,6 +103,11 @@ class Replay:
             for launch in launches
         ]
         return np.array(rows, np.int64).reshape(-1, 4)
+
+
+def _run_each(packed: "Sequence[Launch]") -> None:
+    for launch in packed:
+        launch.run()
 
 
 def _aligned_memory(size_bytes: int) -> np.ndarray:

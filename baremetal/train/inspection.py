@@ -1,0 +1,156 @@
+"""`baremetal inspect`: a training step laid open, before anybody waits for a training run.
+
+One step is captured and then looked at from four sides, each a file in one folder:
+
+    plan.txt       every launch: its kernel, FLOPs and bytes, and where its operands lie
+    arena.png      the memory: address against time
+    roofline.png   every kernel's rate against what this machine could do at its intensity
+    step.json      the step as a timeline, for https://ui.perfetto.dev
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from baremetal.capture import arena_plot
+from baremetal.errors import BaremetalError
+from baremetal.kernels.limits import measure_limits
+from baremetal.trace import (
+    RooflinePoint,
+    format_bytes,
+    roofline_plot,
+    summarise,
+    summary_table,
+    write_perfetto,
+)
+from baremetal.train.config import ModelName, OptimizerName, TrainConfig
+from baremetal.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Capture one training step and show what it consists of."""
+
+    data: str = "pydoc"
+    """Corpus: it decides the vocabulary; see 'baremetal train --help'."""
+    tokenizer: str = "char"
+    """'char', 'byte', 'bpe:SIZE' or the path of a tokenizer.json."""
+    model: ModelName = "gpt"
+    """Architecture: gpt or llama (a mixture of experts cannot be captured)."""
+    layers: int = 4
+    """Number of blocks."""
+    heads: int = 4
+    """Attention heads; must divide the width."""
+    kv_heads: int = 0
+    """Key-value heads for llama; 0 means as many as heads."""
+    width: int = 128
+    """Size of each position's vector."""
+    context: int = 64
+    """Tokens per sample."""
+    dropout: float = 0.0
+    """Probability of zeroing an activation (gpt only)."""
+    batch: int = 12
+    """Samples per microbatch."""
+    accumulate: int = 1
+    """Microbatches per step."""
+    optimizer: OptimizerName = "adamw"
+    """Which update rule."""
+    folder: str = "inspection"
+    """Where the files go (made if need be; files of the same names are replaced)."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def train_config(self) -> TrainConfig:
+        """The same as a training run of one step."""
+        options = {k: v for k, v in vars(self).items() if k not in ("folder", "json")}
+        return TrainConfig(**options, steps=1)
+
+
+def inspect_step(config: InspectConfig) -> dict[str, Any]:
+    """Capture, measure, and write the four files.
+
+    Returns:
+        A JSON-able object: `plan` (counts and bytes), `kernels` (the summary's rows), `limits` of
+        this machine, and `files`.
+
+    Raises:
+        BaremetalError: the model cannot be captured, or the folder cannot be made.
+    """
+    folder = Path(config.folder)
+    trainer = Trainer(config.train_config())
+    if trainer.captured is None:
+        raise BaremetalError(
+            f"--model {config.model} cannot be captured, its routers choose in Python: inspect gpt "
+            "or llama, or profile a step with baremetal.profile()"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BaremetalError(f"--folder {folder}: cannot be made ({error.strerror})") from None
+    trainer.train_step()
+    plan = trainer.captured.plan
+    trace = trainer.captured.measure()
+    limits = measure_limits()
+    summary = summarise(trace, peak_flops=limits.peak_flops, bandwidth_Bps=limits.bandwidth_Bps)
+    files = [
+        _write_text(folder / "plan.txt", plan.text() + "\n"),
+        arena_plot(plan, folder / "arena.png", _title(config)),
+        roofline_plot(_points(summary), *limits, folder / "roofline.png", _title(config)),
+        write_perfetto(trace, folder / "step.json"),
+    ]
+    memory = plan.memory
+    return {
+        "plan": {
+            "launches": len(plan.launches),
+            "buffers": memory.buffers,
+            "total_bytes": memory.total_bytes,
+            "planned_bytes": memory.planned_bytes,
+            "bound_bytes": memory.bound_bytes,
+            "flops": plan.cost.flops,
+            "bytes": plan.cost.size_bytes,
+        },
+        "kernels": summary,
+        "limits": limits._asdict(),
+        "files": [str(path) for path in files],
+    }
+
+
+def inspection_text(result: dict[str, Any]) -> str:
+    """What a person reads of it."""
+    plan = result["plan"]
+    return "\n".join(
+        [
+            f"one step: {plan['launches']} launches",
+            f"memory: {plan['buffers']} buffers, {format_bytes(plan['total_bytes'])} in all, "
+            f"{format_bytes(plan['planned_bytes'])} as planned, "
+            f"{format_bytes(plan['bound_bytes'])} at least",
+            "",
+            summary_table(result["kernels"]),
+            "",
+            *(f"written: {path}" for path in result["files"]),
+        ]
+    )
+
+
+def _title(config: InspectConfig) -> str:
+    return (
+        f"One step of {config.model}: {config.layers} layers, width {config.width}, "
+        f"context {config.context}, batch {config.batch}"
+    )
+
+
+def _points(summary: dict[str, Any]) -> list[RooflinePoint]:
+    """The kernels that compute something, as points of the roofline."""
+    return [
+        RooflinePoint.measured(row["name"], row["flops"], row["bytes"], row["self_s"])
+        for row in summary["rows"]
+        if row["flops"] and row["bytes"] and row["self_s"] > 0
+    ]
+
+
+def _write_text(path: Path, text: str) -> Path:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BaremetalError(f"{path}: cannot be written ({error.strerror})") from None
+    return path

@@ -1,0 +1,53 @@
+"""`baremetal inspect`: four files, figures that belong together, refusals in one line."""
+
+import json
+
+import pytest
+
+from baremetal.cli import main
+
+SMALL = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16", "--batch", "2"]
+
+
+def test_four_files_and_their_figures(tmp_path, corpus, capsys):
+    folder = tmp_path / "new" / "inspection"
+    arguments = ["--data", str(corpus), *SMALL, "--folder", str(folder), "--json"]
+    assert main(["inspect", *arguments]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "arena.png", "plan.txt", "roofline.png", "step.json",
+    ]  # fmt: skip
+    plan = result["plan"]
+    assert plan["bound_bytes"] <= plan["planned_bytes"] <= plan["total_bytes"]
+    assert sum(row["calls"] for row in result["kernels"]["rows"]) == plan["launches"]
+    assert result["kernels"]["total"]["flops"] == plan["flops"]
+    text = (folder / "plan.txt").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == plan["launches"] + 2
+    assert "causal_attention_backward" in text
+
+
+def test_for_a_person(tmp_path, corpus, capsys):
+    folder = tmp_path / "inspection"
+    arguments = ["--data", str(corpus), "--model", "llama", *SMALL, "--folder", str(folder)]
+    assert main(["inspect", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "one step: " in out
+    assert f"written: {folder / 'arena.png'}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "moe"], "--model moe cannot be captured"),
+        (["--heads", "3"], "no multiple of 3 heads"),
+        (["--folder", "in-the-way"], "--folder in-the-way: cannot be made"),
+        (["--model", "rnn"], "rnn"),
+    ],
+)
+def test_refusals_are_one_line(arguments, words, corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in-the-way").write_text("", encoding="utf-8")
+    assert main(["inspect", "--data", str(corpus), *SMALL, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
