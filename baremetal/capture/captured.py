@@ -31,7 +31,7 @@ from baremetal.autograd import CPU, Device, Tensor
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.measure import measure_plan
 from baremetal.capture.plan import Plan, make_plan
-from baremetal.capture.recording import record
+from baremetal.capture.recording import RecordedCheck, record
 from baremetal.capture.replay import Replay
 from baremetal.trace import Trace
 
@@ -49,7 +49,9 @@ class Captured:
         self.calls = 0
         self._device = device
         self._name = getattr(function, "__name__", repr(function))
-        self._inputs: tuple[Any, ...] = ()  # our buffers
+        self._inputs: tuple[Any, ...] = ()  # our arrays, and what is frozen between them
+        self._arrays: list[np.ndarray] = []  # the arrays alone
+        self._checks: Sequence[RecordedCheck] = ()
         self._returned: Any = None
         self._replay: Replay | None = None
 
@@ -95,15 +97,19 @@ class Captured:
         """
         plan = self.plan  # says what is missing, if anything is
         assert self._replay is not None
+        self._check()
         return measure_plan(plan, self._replay, repeats)
 
     def _record(self, inputs: tuple) -> Any:
-        self._inputs = tuple(_own(value) for value in inputs)
-        returned, recording = record(self.function, self._inputs, self._device)
+        own = tuple(_own(value) for value in inputs)
+        self._inputs = tuple(x.data if isinstance(x, Tensor) else x for x in own)
+        self._arrays = [x for x in self._inputs if type(x) is np.ndarray]
+        returned, recording = record(self.function, own, self._device)
         self._returned = _off_the_tape(returned)
         del returned  # with it goes the tape, and what only the tape kept alive
         recording.find_kept()
         plan = make_plan(recording)
+        self._checks = plan.checks
         self._replay = Replay(plan, native=self._device.kernels == "native")
         return self._returned
 
@@ -113,40 +119,42 @@ class Captured:
             raise CaptureError(
                 f"{self._name} was captured with {len(self._inputs)} inputs, got {len(inputs)}"
             )
+        arrays = []
         for position, (own, given) in enumerate(zip(self._inputs, inputs, strict=True)):
-            self._check_input(position, own, given)
-        before = [_array(own).copy() for own in self._inputs if _is_array(own)]
-        for own, given in zip(self._inputs, inputs, strict=True):
-            if _is_array(own):
-                np.copyto(_array(own), _array(given))
-        try:
-            for check in self.plan.checks:
-                check.function(*check.arrays)
-        except Exception:
-            arrays = [_array(own) for own in self._inputs if _is_array(own)]
-            for own, old in zip(arrays, before, strict=True):
-                np.copyto(own, old)
-            raise
+            array = given.data if isinstance(given, Tensor) else given
+            # Usually an array of the right kind: a small step is as long as a few such lines.
+            if type(array) is np.ndarray and type(own) is np.ndarray:
+                if array.shape != own.shape or array.dtype != own.dtype:
+                    self._refuse_input(position, own, given)
+                arrays.append(array)
+            elif type(given) is not type(own) or given != own:
+                self._refuse_input(position, own, given)
+        for own, array in zip(self._arrays, arrays, strict=True):
+            own[...] = array
+        self._check()
 
-    def _check_input(self, position: int, own: Any, given: Any) -> None:
-        if not _is_array(own):
-            if type(given) is not type(own) or given != own:
-                raise CaptureError(
-                    f"input {position} of {self._name} is {given!r}, but {own!r} was frozen when "
-                    "it was captured: pass an array for what changes, or capture again"
-                )
-            return
-        if not _is_array(given):
+    def _check(self) -> None:
+        """What the function checks of values from outside, before anything is launched."""
+        for check in self._checks:
+            check.function(*check.arrays)
+
+    def _refuse_input(self, position: int, own: Any, given: Any) -> None:
+        """Say what is wrong with this input."""
+        if type(own) is not np.ndarray:
+            raise CaptureError(
+                f"input {position} of {self._name} is {given!r}, but {own!r} was frozen when it "
+                "was captured: pass an array for what changes, or capture again"
+            )
+        if not isinstance(given, (np.ndarray, Tensor)):
             raise CaptureError(
                 f"input {position} of {self._name} is a {type(given).__name__}, but was captured "
                 f"as an array of shape {own.shape}: pass an array"
             )
-        if given.shape != own.shape or given.dtype != own.dtype:
-            raise CaptureError(
-                f"input {position} of {self._name} has shape {given.shape} {given.dtype}, but was "
-                f"captured with shape {own.shape} {own.dtype}: a plan is made for one shape and "
-                "dtype; capture again for another"
-            )
+        raise CaptureError(
+            f"input {position} of {self._name} has shape {given.shape} {given.dtype}, but was "
+            f"captured with shape {own.shape} {own.dtype}: a plan is made for one shape and dtype; "
+            "capture again for another"
+        )
 
 
 def capture(function: Callable[..., Any], *, device: Device = CPU) -> Captured:
@@ -158,14 +166,6 @@ def capture(function: Callable[..., Any], *, device: Device = CPU) -> Captured:
         device: where it launches.
     """
     return Captured(function, device)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, Tensor))
-
-
-def _array(value: Any) -> np.ndarray:
-    return value.data if isinstance(value, Tensor) else value
 
 
 def _own(value: Any) -> Any:
