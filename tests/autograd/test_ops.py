@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from baremetal.autograd import CPU, Device, Parameter, Tensor, gradcheck, ops, registry
+from baremetal.errors import BaremetalError
 
 _spec = importlib.util.spec_from_file_location(
     "autograd_cases", Path(__file__).with_name("cases.py")
@@ -258,3 +259,14 @@ def test_empty_tensors_pass_through():
     loss.backward()
     assert loss.item() == 0.0
     assert x.grad.shape == (0, 3)
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("rotated", [-1, 3, 10**6, 1.5])
+def test_rotary_refuses_to_turn_heads_that_are_not_there(rotated, kernels):
+    x = Tensor(np.ones((1, 2, 2, 4), np.float32), device=Device(kernels=kernels))
+    table = np.ones((2, 2), np.float32)
+    with pytest.raises(BaremetalError, match=r"rotated=.*expected an integer from 0 to 2"):
+        ops.rotary(x, table, table, rotated=rotated)
+    for number in (0, np.int64(2)):
+        assert ops.rotary(x, table, table, rotated=number).shape == x.shape
