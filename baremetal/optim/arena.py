@@ -81,7 +81,7 @@ class ParameterArena:
 
         A parameter that received no gradient since `zero_grad` gets zeros, since memory is reused
         from step to step and what lies there is the gradient of an earlier one. A gradient that
-        was assigned by hand lies elsewhere and is copied in.
+        lies elsewhere (another buffer was lent to the parameter) is copied in.
 
         Raises:
             BaremetalError: a parameter was frozen, or left the arena, after it was made.
@@ -92,6 +92,7 @@ class ParameterArena:
                 raise _lost(parameter, frozen=not parameter.tracked)
             if not parameter.has_gradient:
                 self.device.launch(fill, grad, value=0.0)
+                parameter.gradient_changed("step")
             elif parameter.gradient_target() is not grad:
                 parameter.use_grad_buffer(grad)
 
