@@ -12,9 +12,10 @@ Either way the order of the additions is written down here and owed neither to t
 the number of threads. Each result belongs to one item, hence to one thread. Only a sum over
 everything is cut into pieces of fixed size, whose sums are added in a second launch.
 
-Sums are kept in float64, those of the pieces too, so a float32 sum of n numbers is as exact as float32 can say it unless it
-cancels: its error is at most about (n / 64 + 6) 2^-53 times the sum of the magnitudes (n instead
-of n / 64 across), plus one rounding to float32. For float64 the same bound holds.
+Sums are kept in float64, those of the pieces too, so a float32 sum of n numbers is as exact as
+float32 can say it unless it cancels: its error is at most about (n / 64 + 6) 2^-53 times the sum of
+the magnitudes (n instead of n / 64 across), plus one rounding to float32. For float64 the same
+bound holds.
 
 The axes of x are ordered by stride and merged as in `broadcast.py`. The innermost one decides: if
 it is reduced (and long enough), we go along it, else across. The words:
@@ -235,7 +236,7 @@ def _pack_sum(x, out, axis, divisor: int) -> Sequence[Launch] | None:
     sums[pieces] = 0
     return [
         *(pack_reduction(piece_body, whole, sums[:pieces], (1,), 1, DOUBLE) or ()),
-        *(pack_reduction(piece_body, rest, sums[pieces:], (1,), 1, DOUBLE) or ()),  # if there is one
+        *(pack_reduction(piece_body, rest, sums[pieces:], (1,), 1, DOUBLE) or ()),  # may be empty
         Launch(total_body, x.dtype, (sums, out, divisor, sums.size), 1, sums.size),
     ]
 
