@@ -23,7 +23,9 @@ def causal_attention(
 ) -> np.ndarray:
     """softmax(scale q kᵀ, causal) v: q (B,T,H,D), k and v (B,S,K,D) -> (B,T,H,D).
 
-    Query i sees keys 0 .. i + S - T. H is a multiple of K. Default scale: 1 / sqrt(D).
+    Query i sees keys 0 .. i + S - T. H is a multiple of K. Default scale: 1 / sqrt(D). Heads wider
+    than 256, and dtypes other than float32 and float64, take the NumPy reference, which does build
+    the T×S matrix of weights.
     """
     _check(q, k, v)
     scale = _scale(scale, q)
