@@ -328,13 +328,20 @@ EXTREMES = [2.0**12, 2.0**60, -(2.0**60), 2.0**-140, np.inf, -np.inf, np.nan]
     ahead=st.integers(0, KEYS + 2),
     group=st.integers(1, 3),
     width=st.integers(1, 9),
-    extremes=st.lists(st.sampled_from(EXTREMES), max_size=4),
+    extremes=st.lists(
+        st.tuples(
+            st.sampled_from(EXTREMES), st.sampled_from([0, 0.3, 0.9]), st.sampled_from([1, 99])
+        ),
+        max_size=4,
+    ),
+    positive=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_extreme_rows_of_any_shape(dtype, queries, ahead, group, width, extremes, seed):
+def test_extreme_rows_of_any_shape(dtype, queries, ahead, group, width, extremes, positive, seed):
     """Rows of q and k that are huge, tiny, infinite or NaN: as the reference has it in float64.
 
-    Small integers times powers of two, so that all scores are exact in any order of summation.
+    Small integers times powers of two, so that all scores are exact in any order of summation;
+    where all are positive, a factor of -inf makes scores of -inf and not of NaN.
     The gradients' weights come from the log-sum-exp, which for huge scores has no digits left
     behind the point: of them we ask only that finite numbers stay finite.
     """
@@ -342,10 +349,15 @@ def test_extreme_rows_of_any_shape(dtype, queries, ahead, group, width, extremes
     positions = queries + ahead
     q, grad = rng.integers(-2, 3, (2, 1, queries, group, width)).astype(dtype)
     k, v = rng.integers(-2, 3, (2, 1, positions, 1, width)).astype(dtype)
-    for factor in extremes:
-        x = (q, k)[rng.integers(2)]
+    if positive:
+        q, k = np.abs(q) + 1, np.abs(k) + 1
+    plain = q.copy(), k.copy()
+    for factor, start, rows in extremes:
+        which = rng.integers(2)
+        x, first = (q, k)[which], int(start * (queries, positions)[which])
+        chosen = (0, slice(first, first + rows))
         with np.errstate(invalid="ignore"):  # 0 * inf
-            x[0, rng.integers(x.shape[1])] *= dtype(factor)
+            x[chosen] = plain[which][chosen] * dtype(factor)
     out, lse, *grads = outputs_like(q, k)
     causal_attention.run(q, k, v, out, lse, scale=0.5)
     expected = [np.empty_like(x, np.float64) for x in (out, lse)]

@@ -186,6 +186,17 @@ def test_steps_are_seen_by_the_tape(make_parameters, give_gradients):
         loss.backward()
 
 
+def test_a_gradient_that_a_step_overwrites_by_zeros_is_seen_too():
+    parameter, w = Parameter(np.ones(3)), Parameter(np.ones(3))
+    optimizer = SGD([parameter])
+    (parameter * 2.0).sum().backward()
+    loss = (parameter.grad * w).sum()
+    optimizer.zero_grad()
+    optimizer.step()  # no gradient since: the arena's memory must hold zeros
+    with pytest.raises(Exception, match="changed in place by 'step'"):
+        loss.backward()
+
+
 def test_an_optimizer_without_an_update_says_so(make_parameters):
     with pytest.raises(NotImplementedError, match="Optimizer must launch"):
         Optimizer(make_parameters(), learning_rate=0.1).step()
