@@ -32,7 +32,7 @@ def set_num_threads(threads: int) -> None:
     """Use this many threads for all kernels, from 1 up to the number of cores.
 
     Raises:
-        BaremetalError: outside that range.
+        BaremetalError: no integer, or outside that range.
     """
     from baremetal.kernels.native.pool import POOL  # compiles the driver: only when needed
 

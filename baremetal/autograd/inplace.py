@@ -48,9 +48,11 @@ class InPlace(Traced):
     def __setitem__(self, key: Any, value: Any) -> None:
         """NumPy's assignment to the elements that `key` chooses."""
         array = self._operand("x[...] = value", value)
+        self._check_kept("x[...] = value", array.dtype)
         key = key.data if isinstance(key, Traced) else key
         target = self.data[key]
         if isinstance(target, np.ndarray) and owner(target) is owner(self.data):
+            array = _without_leading_ones(array, target.ndim)
             _check_fits("x[...] = value", array.shape, target.shape)
             self.device.launch(kernels.copy, self._apart(array, target), target)
         else:  # chosen by arrays: no view, hence nothing that a kernel could write through
@@ -59,7 +61,7 @@ class InPlace(Traced):
 
     def fill_(self, value: float) -> "Tensor":
         """Set every element to `value`."""
-        self._check_allowed("fill_", None)
+        self._check_kept("fill_", self._operand("fill_", value).dtype)
         self.device.launch(kernels.fill, self.data, value=value)
         return self._changed("fill_")
 
@@ -87,11 +89,7 @@ class InPlace(Traced):
                 f"in place cannot change the dtype; write x = x {name[0]} y, or use astype first"
             )
         if array.dtype != self.dtype:
-            if not loses_nothing(array.dtype, self.dtype):
-                raise BaremetalError(
-                    f"'{name}' of {array.dtype} into a {self.dtype} tensor would cut off what it "
-                    "adds: convert the tensor with astype first"
-                )
+            self._check_kept(name, array.dtype)
             array = self._copied(array, self.dtype)
         self.device.launch(kernel, self.data, self._apart(array, self.data), self.data)
         return self._changed(name)
@@ -139,12 +137,25 @@ class InPlace(Traced):
                 "instead (x = x + y), or use no_grad() if it is no part of the function"
             )
 
+    def _check_kept(self, name: str, given: np.dtype) -> None:
+        if not loses_nothing(given, self.dtype):
+            raise BaremetalError(
+                f"'{name}' of {given} into a {self.dtype} tensor would cut off what it brings: "
+                "convert the tensor with astype first"
+            )
+
     def _described(self) -> str:
         return f"a tensor {f'({self.name!r}) ' if self.name else ''}of shape {self.shape}"
 
     def _changed(self, name: str) -> Any:
         self.version.bump(name)
         return self
+
+
+def _without_leading_ones(array: np.ndarray, ndim: int) -> np.ndarray:
+    """As in NumPy, an assignment overlooks axes of size 1 in front that the target has not."""
+    extra = max(array.ndim - ndim, 0)
+    return array.reshape(array.shape[extra:]) if array.shape[:extra] == (1,) * extra else array
 
 
 def _check_fits(name: str, given: tuple[int, ...], own: tuple[int, ...]) -> None:

@@ -62,7 +62,7 @@ def common_dtype(name: str, values: Sequence[Any], promotes: Promotion) -> np.dt
     strong = [_dtype_of(v) for v in values if v is not None and type(v) not in _WEAK]
     weak = [v for v in values if type(v) in _WEAK]
     try:
-        dtype = np.result_type(*strong)
+        dtype = np.result_type(*strong) if strong else _dtype_of_numbers(weak)
     except TypeError as error:
         kinds = " and ".join(str(d) for d in strong)
         raise BaremetalError(f"'{name}' cannot combine {kinds}: convert one with astype") from error
@@ -96,6 +96,12 @@ def _with_weak(dtype: np.dtype, number: Any) -> np.dtype:
     if isinstance(number, int) and not isinstance(number, bool) and dtype.kind == "b":
         return np.dtype(np.int64)
     return dtype
+
+
+def _dtype_of_numbers(numbers: Sequence[Any]) -> np.dtype:
+    """What plain numbers alone become: as `Tensor(number)` has it."""
+    dtype = np.result_type(*[to_array(number).dtype for number in numbers])
+    return np.dtype(np.float32) if dtype == np.float64 else dtype
 
 
 def loses_nothing(source: np.dtype, target: np.dtype) -> bool:

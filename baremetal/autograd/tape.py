@@ -10,11 +10,12 @@ would be that of a different function, and backward says so instead of computing
 What is not seen. Only tensors count their changes. A NumPy array that was given to an operation as
 it is (a mask, token indices, a factor) may be saved too, and has no counter; nor has a tensor's
 memory for who writes into it from NumPy's side (`tensor.data`, the array that `Tensor(array)`
-shares). If such memory is written between forward and backward, the gradient is computed from what
-lies there then, without a word. To copy every constant would cost memory for each mask of each
-layer, to compare checksums a pass over it, in every step. So: do not write into arrays that a tape
-still needs. Pass `array.copy()`, or wrap it, x = Tensor(array), and change it by `x[...] = value`:
-that is counted.
+shares). Two tensors that were made from one array, Tensor(a) and Tensor(a) or Tensor(x.data), count
+apart: each sees its own changes only (Tensor(x) and x.detach() share x's count). If such memory is
+written between forward and backward, the gradient is computed from what lies there then, without a
+word. To copy every constant would cost memory for each mask of each layer, to compare checksums a
+pass over it, in every step. So: do not write into arrays that a tape still needs. Pass
+`array.copy()`, or wrap it, x = Tensor(array), and change it by `x[...] = value`: that is counted.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -25,6 +25,7 @@ from baremetal.autograd.operators import Operators
 from baremetal.autograd.promotion import to_array
 from baremetal.autograd.tape import Node, Version
 from baremetal.autograd.traced import check_floating
+from baremetal.kernels.elementwise import copy
 
 Shape = int | tuple[int, ...]
 
@@ -117,14 +118,21 @@ class Tensor(Operators, Methods, InPlace):
     def grad(self) -> "Tensor | None":
         """The gradient collected so far, or None. Shares the memory it is collected in.
 
-        A constant, off the tape: a loss that is computed from it has no gradient by way of it.
+        A constant, off the tape: a loss that is computed from it has no gradient by way of it. The
+        next backward changes it; an operation that saved it for its own backward will say so.
+        What is assigned is copied, in this tensor's dtype.
         """
-        return None if self._grad is None else Tensor(self._grad, device=self.device)
+        if self._grad is None:
+            return None
+        if self._grad_version is None:
+            self._grad_version = Version()
+        return self.made_by_op(self._grad, None, self._grad_version)
 
     @grad.setter
     def grad(self, value: Any) -> None:
+        self.device.backward_passes += 1  # for who has measured the gradients that were
         if value is None:
-            self._grad = None
+            self.zero_grad()
             return
         check_constant("the gradient", value)
         array = value.data if isinstance(value, Tensor) else to_array(value, self.dtype)
@@ -133,7 +141,14 @@ class Tensor(Operators, Methods, InPlace):
                 f"a gradient of shape {array.shape} for a tensor of shape {self.shape}: the "
                 "shapes must be equal"
             )
-        self._grad = array
+        # The next backward adds to it: that must not reach into memory that someone else holds.
+        own = self._grad_buffer
+        if own is None:
+            self.zero_grad()
+            own = self.device.empty(self.shape, self.dtype)
+        self.device.launch(copy, self._apart(array, own), own)
+        self._grad = own
+        self.gradient_changed("x.grad = value")
 
     def backward(self, cotangent: Any = None, **options: Any) -> Owed | None:
         """Add dL/dx to every leaf's `grad`; see `baremetal.autograd.backward.backward`."""

@@ -28,8 +28,8 @@ class Traced:
     """
 
     __slots__ = (
-        "__weakref__", "_grad", "_grad_buffer", "data", "device", "name", "node", "tracked",
-        "version",
+        "__weakref__", "_grad", "_grad_buffer", "_grad_version", "data", "device", "name", "node",
+        "tracked", "version",
     )  # fmt: skip
     weight_side = False  # a gradient that arrives here is an activation's (see Parameter)
 
@@ -41,6 +41,7 @@ class Traced:
     name: str
     _grad: np.ndarray | None
     _grad_buffer: np.ndarray | None
+    _grad_version: Version | None  # counts the changes of the gradient, once anyone has looked
 
     def fill_in(
         self, data: np.ndarray, device: Device, node: Node | None, version: Version
@@ -54,6 +55,7 @@ class Traced:
         self.name = ""
         self._grad = None
         self._grad_buffer = None
+        self._grad_version = None
 
     def made_by_op(self, data: np.ndarray, node: Node | None, version: Version) -> Any:
         """A new tensor for an operation's result, on this tensor's device (for `Op`)."""
@@ -109,7 +111,14 @@ class Traced:
                 f"a gradient buffer of shape {buffer.shape} {buffer.dtype} for a tensor of shape "
                 f"{self.shape} {self.dtype}: shape and dtype must be equal"
             )
+        if not (buffer.flags.writeable and buffer.flags.c_contiguous):
+            raise AutogradError(
+                f"a gradient buffer of shape {buffer.shape} with strides {buffer.strides}, "
+                f"{'' if buffer.flags.writeable else 'not '}writeable: kernels will write through "
+                "its address, so it must be writeable and C-contiguous"
+            )
         self._grad_buffer = buffer
+        self._grad_version = None  # of other memory
         if self._grad is not None:
             self.device.launch(copy_kernel, self._grad, buffer)
             self._grad = buffer
@@ -118,12 +127,19 @@ class Traced:
         """Where a gradient should be written or added, if there is such a place already."""
         return self._grad if self._grad is not None else self._grad_buffer
 
+    def gradient_changed(self, changed_by: str = "backward") -> None:
+        """Count one change of the memory that gradients are collected in."""
+        if self._grad_version is not None:
+            self._grad_version.bump(changed_by)
+
     def set_gradient(self, array: np.ndarray) -> None:
         """Declare that `array` now holds the gradient (for the engine)."""
         self._grad = array
+        self.gradient_changed()
 
     def add_gradient(self, result: np.ndarray, shared: bool) -> None:
         """Add a gradient that a rule returned; `shared` memory is copied before it is kept."""
+        self.gradient_changed()
         if self._grad is not None:
             self.device.launch(add_kernel, self._grad, result, self._grad)
             return
@@ -139,6 +155,8 @@ class Traced:
     def zero_grad(self) -> None:
         """Forget the gradient. (A buffer is overwritten by the next gradient, not cleared now.)"""
         self._grad = None
+        if self._grad_buffer is None:
+            self._grad_version = None  # the next gradient will lie elsewhere
 
 
 def check_floating(dtype: np.dtype) -> None:

@@ -8,7 +8,7 @@ stacked, so they arrive side by side in one array and are read from there, witho
 
     gate_up (rows, 2H) = [ gate | up ]   ->   out (rows, H)
 
-Backward, with silu'(z) = σ(z) (1 + z (1 - σ(z))):
+Backward, with silu'(z) = σ(z) + z σ(z) (1 - σ(z)):
 
     dgate = g ∘ up ∘ silu'(gate)          dup = g ∘ silu(gate)
 """
@@ -36,7 +36,10 @@ def swiglu_backward(gate_up: np.ndarray, grad: np.ndarray, out: np.ndarray) -> N
     """out (rows, 2H) = [grad * up * silu'(gate) | grad * silu(gate)], grad (rows, H)."""
     gate, up = np.split(gate_up, 2, axis=-1)
     s = _sigmoid(gate)
-    out[...] = np.concatenate([grad * up * (s * (1 + gate * (1 - s))), grad * (gate * s)], axis=-1)
+    flat = s * (1 - s)
+    # gate * flat is inf * 0 at infinity, where its limit is 0.
+    slope = s + np.where(flat == 0, 0, gate) * flat
+    out[...] = np.concatenate([grad * up * slope, grad * (gate * s)], axis=-1)
 
 
 @swiglu_backward.costs

@@ -6,7 +6,8 @@
 
 (A. Vaswani et al., "Attention Is All You Need", 2017.) The references below build the whole
 T×T matrix of weights, because that is how to read it. The compiled versions in
-`native/attention.py` never hold more than a tile of it, so their memory grows with T, not T².
+`native/attention.py` never hold more than a tile of it, so their memory grows with T, not T². They
+take float32 and float64, and heads of up to 256 numbers; anything else runs the references.
 What they keep for the backward pass instead of the weights is one number per query, the
 log-sum-exp of its scores:
 

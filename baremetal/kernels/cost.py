@@ -10,14 +10,16 @@ properties of the algorithm, not of the machine, so they are written down once, 
 kernel, and have four readers: the roofline lesson, the model FLOPs utilisation that the trainer
 prints, the virtual clock, and the cluster model.
 
-Conventions. One fused multiply-add is 2 FLOP. Every array is counted as moved once (each input
-read once, each output written once; an output that is also read, as with beta = 1, counts
-twice): it is the traffic of a perfect cache, hence a lower bound. A transcendental (exp, tanh)
-counts `TRANSCENDENTAL` FLOP, roughly the length of its polynomial.
+Conventions. One fused multiply-add is 2 FLOP. Every array is counted as moved once (each input read
+once, each output written once; an output that is also read, as with beta = 1, counts twice; what is
+broadcast counts as often as it lies in memory, not as often as it is used): it is the traffic of a
+perfect cache, hence a lower bound. A transcendental (exp, tanh) counts `TRANSCENDENTAL` FLOP,
+roughly the length of its polynomial.
 
 This file imports no numba: whoever only wants costs pays for nothing else.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,4 +52,12 @@ ZERO = Cost(0, 0)
 
 def moved(*arrays: np.ndarray) -> int:
     """Bytes of all these arrays, each counted once: what a kernel reads plus what it writes."""
-    return sum(a.nbytes for a in arrays)
+    return sum(_distinct_bytes(a) for a in arrays)
+
+
+def _distinct_bytes(array: np.ndarray) -> int:
+    """The bytes it lies in: along an axis of stride 0 (a broadcast) the same ones come again."""
+    if array.flags.c_contiguous or array.size == 0:
+        return array.nbytes
+    sizes = [n for n, stride in zip(array.shape, array.strides, strict=True) if stride != 0]
+    return math.prod(sizes) * array.itemsize

@@ -252,7 +252,9 @@ silu.costs(_per_element(TRANSCENDENTAL + 4))
 def silu_backward(x: np.ndarray, grad: np.ndarray, out: np.ndarray) -> None:
     """out = grad (s + x s (1 - s)), s = sigmoid(x)."""
     s = _sigmoid(x)
-    out[...] = grad * (s + x * s * (1 - s))
+    flat = s * (1 - s)
+    # x * flat is inf * 0 at infinity, where its limit is 0.
+    out[...] = grad * (s + np.where(flat == 0, 0, x) * flat)
 
 
 silu_backward.costs(_per_element(TRANSCENDENTAL + 8))

@@ -13,6 +13,8 @@ adds so along the fast axis; `native/reduction.py` says what the compiled kernel
 `precision.py` why numbers of 16 bits are added in float64.
 """
 
+import math
+
 import numpy as np
 
 from baremetal.kernels.cost import TRANSCENDENTAL, Cost, moved
@@ -34,7 +36,9 @@ def _sum_cost(x, out, *, axis) -> Cost:
 @kernel
 def mean(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...]) -> None:
     """out = mean of x over these axes; NaN over no elements."""
-    out[...] = np.mean(x, axis=axis, dtype=sums_in(x.dtype))
+    total = np.sum(x, axis=axis, dtype=sums_in(x.dtype))
+    with np.errstate(invalid="ignore"):  # over no elements: 0 / 0
+        out[...] = np.true_divide(total, math.prod(x.shape[a] for a in axis))
 
 
 @mean.costs
@@ -66,9 +70,12 @@ def _argmax_cost(x, out, *, axis) -> Cost:
 
 @kernel
 def logsumexp(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...]) -> None:
-    """out = log(sum(exp(x))) over these axes, computed as m + log(sum(exp(x - m))), m = max(x)."""
+    """out = log(sum(exp(x))) over these axes, computed as m + log(sum(exp(x - m))), m = max(x).
+
+    Over no elements it is the logarithm of 0, -inf.
+    """
     with np.errstate(divide="ignore", over="ignore"):  # log(0) = -inf and exp(inf) = inf are right
-        largest = np.max(x, axis=axis, keepdims=True)
+        largest = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
         # inf - inf would be NaN
         shift = np.where(np.isinf(largest), np.zeros_like(largest), largest)
         total = np.sum(np.exp(x - shift), axis=axis, dtype=sums_in(x.dtype))

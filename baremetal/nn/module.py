@@ -1,12 +1,14 @@
 """Modules: parameters with names, arranged as a tree.
 
-A module is an object whose attributes are parameters, other modules, or lists of these. Nothing is
-registered anywhere: the tree is found by looking at the attributes, in the order in which they were
-set, and a parameter's name is its path, e.g. ``blocks.0.attention.qkv.weight``. A parameter that
+A module is an object whose attributes are parameters, other modules, or lists, tuples and dicts of
+these, nested as you like. Nothing is registered anywhere: the tree is found by looking at the
+attributes, in the order in which they were set, and a parameter's name is its path, e.g.
+``blocks.0.attention.qkv.weight``. A parameter that
 two modules share (a tied output matrix) is one parameter, under the first of its names. The words
 are PyTorch's, since that is what a learner will meet next.
 """
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Self, TypeVar
 
@@ -39,31 +41,50 @@ class Module:
     def _attributes(self, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
         """Attributes of this kind with their names; members of a list are ``list.index``."""
         for name, value in vars(self).items():
-            if isinstance(value, kind):
-                yield name, value
-            elif isinstance(value, (list, tuple)):
-                for index, item in enumerate(value):
-                    if isinstance(item, kind):
-                        yield f"{name}.{index}", item
+            yield from _found(name, value, kind)
 
     def named_children(self) -> Iterator[tuple[str, "Module"]]:
-        """Direct submodules with their names; members of a list are named ``list.index``."""
+        """Direct submodules with their names: ``list.index`` in a list, ``dict.key`` in a dict."""
         yield from self._attributes(Module)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """This module and everything below it, depth first."""
+        """This module and everything below it, depth first.
+
+        Raises:
+            BaremetalError: a module contains itself.
+        """
+        yield from self._below(prefix, ())
+
+    def _below(self, prefix: str, above: tuple["Module", ...]) -> Iterator[tuple[str, "Module"]]:
+        if any(module is self for module in above):
+            raise BaremetalError(
+                f"module '{prefix}' (a {type(self).__name__}) contains itself: modules are a tree; "
+                "for a way back to a module above, keep a function that returns it"
+            )
         yield prefix, self
         for name, child in self.named_children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+            yield from child._below(f"{prefix}.{name}" if prefix else name, (*above, self))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Every parameter once, with its path; a tied parameter keeps its first name."""
+        """Every parameter once, with its path; a tied parameter keeps its first name.
+
+        Raises:
+            BaremetalError: two parameters have the same path, or a module contains itself.
+        """
         seen: set[int] = set()
+        paths: set[str] = set()
         for prefix, module in self.named_modules():
             for name, parameter in module._attributes(Parameter):
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield (f"{prefix}.{name}" if prefix else name), parameter
+                if id(parameter) in seen:
+                    continue
+                path = f"{prefix}.{name}" if prefix else name
+                if path in paths:
+                    raise BaremetalError(
+                        f"two parameters are called '{path}': choose other keys for the dict"
+                    )
+                seen.add(id(parameter))
+                paths.add(path)
+                yield path, parameter
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter once."""
@@ -133,12 +154,14 @@ class Module:
         """Copy arrays into the parameters; all or nothing.
 
         Args:
-            state: arrays (or tensors) by parameter name. Other floating types are converted.
+            state: arrays (or tensors) by parameter name. Other floating types are converted, as
+                long as no number becomes infinite.
             strict: refuse missing and unexpected names; arrays of another shape, or of something
                 that is no real number, are always refused.
 
         Raises:
-            StateError: naming every missing, unexpected, misshaped and unusable entry.
+            StateError: naming every missing, unexpected, misshaped and unusable entry, and every
+                parameter whose memory cannot be written to.
         """
         own = dict(self.named_parameters())
         arrays = {name: _array(value) for name, value in state.items()}
@@ -157,6 +180,7 @@ class Module:
             own[name].data[...] = arrays[name]
             own[name].version.bump("load_state_dict")
 
+    @reprlib.recursive_repr()
     def __repr__(self) -> str:
         """The tree, with the shapes of the parameters at its leaves."""
         facts = [f"{name} {parameter.shape}" for name, parameter in self._attributes(Parameter)]
@@ -166,6 +190,18 @@ class Module:
         ]
         end = "\n" if children else ""
         return f"{type(self).__name__}({', '.join(facts)}{''.join(children)}{end})"
+
+
+def _found(name: str, value: Any, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
+    """What is of this kind in an attribute: itself, or in lists, tuples and dicts, however deep."""
+    if isinstance(value, kind):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _found(f"{name}.{index}", item, kind)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _found(f"{name}.{key}", item, kind)
 
 
 def _array(value: Any) -> np.ndarray:
@@ -178,4 +214,17 @@ def _misfit(name: str, array: np.ndarray, parameter: Parameter) -> str:
         return f"'{name}' has shape {array.shape}, expected {parameter.shape}"
     if not np.can_cast(array.dtype, parameter.dtype, "same_kind"):
         return f"'{name}' has dtype {array.dtype}, expected {parameter.dtype}"
+    if _overflows(array, parameter.dtype):
+        return f"'{name}' holds numbers too large for {parameter.dtype}"
+    if not parameter.data.flags.writeable:
+        return f"'{name}' lies in read-only memory here, where nothing can be loaded"
     return ""
+
+
+def _overflows(array: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether a finite number in it would become infinite."""
+    if np.can_cast(array.dtype, dtype, "safe"):
+        return False
+    with np.errstate(over="ignore"):
+        converted = array.astype(dtype)
+    return bool((np.isfinite(array) & ~np.isfinite(converted)).any())

@@ -46,12 +46,14 @@ class ParameterArena:
         places: where each parameter lies, in order.
 
     Raises:
-        BaremetalError: no parameters, several dtypes, or a parameter that is listed twice.
+        BaremetalError: no parameters, several dtypes, a parameter that is listed twice or that
+            lives on another device.
     """
 
     def __init__(self, parameters: Sequence[Parameter], device: Device = CPU) -> None:
         self.dtype = _common_dtype(parameters)
         _refuse_repeats(parameters)
+        _refuse_other_devices(parameters, device)
         self.device = device
         self.places: list[Place] = []
         size = 0
@@ -81,7 +83,7 @@ class ParameterArena:
 
         A parameter that received no gradient since `zero_grad` gets zeros, since memory is reused
         from step to step and what lies there is the gradient of an earlier one. A gradient that
-        was assigned by hand lies elsewhere and is copied in.
+        lies elsewhere (another buffer was lent to the parameter) is copied in.
 
         Raises:
             BaremetalError: a parameter was frozen, or left the arena, after it was made.
@@ -92,6 +94,7 @@ class ParameterArena:
                 raise _lost(parameter, frozen=not parameter.tracked)
             if not parameter.has_gradient:
                 self.device.launch(fill, grad, value=0.0)
+                parameter.gradient_changed("step")
             elif parameter.gradient_target() is not grad:
                 parameter.use_grad_buffer(grad)
 
@@ -116,6 +119,16 @@ def _refuse_repeats(parameters: Sequence[Parameter]) -> None:
             f"these parameters are listed more than once: {listed}: put each into one group only "
             "(module.parameters() yields tied parameters once)"
         )
+
+
+def _refuse_other_devices(parameters: Sequence[Parameter], device: Device) -> None:
+    for parameter in parameters:
+        if parameter.device is not device:
+            raise BaremetalError(
+                f"parameter '{parameter.name}' {parameter.shape} lives on {parameter.device}, the "
+                f"optimiser on {device}: pass device= to the optimiser, or move the model with "
+                "to(device=...)"
+            )
 
 
 def _lost(parameter: Parameter, frozen: bool) -> BaremetalError:

@@ -78,7 +78,8 @@ class Optimizer:
         scalars: the float64 device buffer; its slots are named in `kernels/optimizer.py`.
 
     Raises:
-        BaremetalError: no parameters, one in two groups, or a number out of its range.
+        BaremetalError: no parameters, one in two groups or on another device, or a number out of
+            its range.
     """
 
     moment_names: Sequence[str] = ()

@@ -1,17 +1,17 @@
 """What a profile prints: every name with its calls, its time, and how near it came to the limit.
 
-    name    calls     time    share     mean          rate  bandwidth  roofline  limit
-    ------  -----  -------  -------  -------  ------------  ---------  --------  -------
-    matmul      2  3.00 ms   75.0 %  1.50 ms  66.7 GFLOP/s  2.00 GB/s    66.7 %  compute
-    gelu        1  1.00 ms   25.0 %  1.00 ms  1.00 GFLOP/s  8.00 GB/s    80.0 %  memory
-    ------  -----  -------  -------  -------  ------------  ---------  --------  -------
-    total       3  4.00 ms  100.0 %        -  50.2 GFLOP/s  3.50 GB/s    70.0 %  compute
+    name    calls     time    share     mean    FLOP       B  FLOP/s     B/s  roofline  limit
+    ------  -----  -------  -------  -------  ------  ------  ------  ------  --------  -------
+    matmul      2  3.00 ms   75.0 %  1.50 ms   200 M  6.00 M  66.7 G  2.00 G    66.7 %  compute
+    gelu        1  1.00 ms   25.0 %  1.00 ms  1.00 M  8.00 M  1.00 G  8.00 G    80.0 %  memory
+    ------  -----  -------  -------  -------  ------  ------  ------  ------  --------  -------
+    total       3  4.00 ms  100.0 %        -   201 M  14.0 M  50.2 G  3.50 G    70.0 %  compute
 
 `time` runs from start to end of the spans of a name; `share` is of *self* time, which leaves out
 the spans inside, so that the shares add up to all the time in which anything ran. Where spans carry
-`flops` (FLOP) and `bytes` (B) in their arguments, there are rates; and where the machine's two
-limits are given, the share of the roofline: the least time that the calls need by roofline.py,
-summed call by call, over the time they took.
+`flops` (FLOP) and `bytes` (B) in their arguments, there are their sums and rates; and where the
+machine's two limits are given, the share of the roofline: the least time that the calls need by
+roofline.py, summed call by call, over the time they took.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from baremetal.trace.recording import Trace
 from baremetal.trace.roofline import shortest_time_s
 from baremetal.trace.spans import PS_PER_S, Span
 from baremetal.trace.tables import Column, table
-from baremetal.trace.units import format_percent, format_rate, format_seconds
+from baremetal.trace.units import format_count, format_percent, format_seconds
 
 
 @dataclass(slots=True)
@@ -158,12 +158,15 @@ _COLUMNS = (
     Column("self_s", "self", format_seconds),
     Column("share", None, format_percent),
     Column("mean_s", "mean", format_seconds),
-    Column("flops_per_s", "rate", format_rate),
-    Column("bytes_per_s", "bandwidth", lambda rate: format_rate(rate, "B/s")),
+    # The unit stands in the heading, or the table of a real step would be too wide to read.
+    Column("flops", "FLOP", format_count),
+    Column("bytes", "B", format_count),
+    Column("flops_per_s", "FLOP/s", format_count),
+    Column("bytes_per_s", "B/s", format_count),
     Column("roofline", None, format_percent),
     Column("limit", align="<"),
 )
-_OPTIONAL = ("flops_per_s", "bytes_per_s", "roofline", "limit")
+_OPTIONAL = ("flops", "bytes", "flops_per_s", "bytes_per_s", "roofline", "limit")
 
 
 def summary_table(

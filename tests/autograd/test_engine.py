@@ -241,6 +241,89 @@ def test_setting_a_gradient():
         x.grad = np.zeros(3)
 
 
+def test_a_gradient_that_was_set_is_copied():
+    """Into memory of the leaf's own: what was given is read once and never written."""
+    read_only = np.zeros(4, np.float32)
+    read_only.flags.writeable = False
+    given = [
+        read_only,
+        np.zeros(4, np.float32),
+        Tensor(np.broadcast_to(np.float32(0), (4,))),
+        Tensor(np.zeros(4)),  # float64, for a leaf of float32
+        np.zeros(8, np.float32)[::-2],
+    ]
+    for with_buffer in (False, True):
+        for value in given:
+            x = Tensor(np.ones(4, np.float32), requires_grad=True)
+            buffer = np.full(4, np.nan, np.float32)
+            if with_buffer:
+                x.use_grad_buffer(buffer)
+            x.grad = value
+            (x * Tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+            assert x.grad.tolist() == [1.0, 2.0, 3.0, 4.0]
+            assert x.grad.dtype == np.float32
+            assert not np.any(np.asarray(value))
+            assert np.shares_memory(x.grad.data, buffer) == with_buffer
+
+
+def test_a_gradient_may_be_set_to_a_part_of_itself():
+    x, square = leaf(300, 300), np.arange(90_000.0).reshape(300, 300)
+    x.use_grad_buffer(np.zeros((300, 300)))
+    x.grad = square
+    x.grad = x.grad.T
+    np.testing.assert_array_equal(x.grad.numpy(), square.T)
+
+
+def test_a_gradient_buffer_that_cannot_hold_a_number_per_element_is_refused():
+    read_only = np.zeros(4)
+    read_only.flags.writeable = False
+    for buffer in (read_only, np.broadcast_to(0.0, (4,)), np.zeros(8)[::2]):
+        with pytest.raises(AutogradError, match="writeable and C-contiguous"):
+            leaf(4).use_grad_buffer(buffer)
+
+
+def changes_of_a_gradient():
+    def more(x):
+        (x * 5).sum().backward()
+
+    def by_hand(x):
+        x.grad[...] = 10.0
+
+    def updated(x):
+        g = x.grad
+        g *= 10
+
+    def anew(x):
+        x.zero_grad()
+        more(x)
+
+    def assigned(x):
+        x.grad = np.ones(2)
+
+    def by_a_rule_that_adds(x):  # linear's bias: the rule writes into the gradient itself
+        ops.linear(Tensor(np.ones((1, 1))), Tensor(np.ones((2, 1))), x).sum().backward()
+
+    return [more, by_hand, updated, anew, assigned, by_a_rule_that_adds]
+
+
+@pytest.mark.parametrize("change", changes_of_a_gradient(), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("with_buffer", [False, True])
+def test_a_gradient_that_was_saved_and_changed_since_is_named(change, with_buffer):
+    """x.grad counts its changes like any other memory; a new gradient elsewhere is none."""
+    x, w = leaf(2), leaf(2)
+    if with_buffer:
+        x.use_grad_buffer(np.zeros(2))
+    (x * 3).sum().backward()
+    z = (x.grad * w).sum()
+    change(x)
+    if not with_buffer and change.__name__ in ("anew", "assigned"):
+        z.backward()
+        assert w.grad.tolist() == [3.0, 3.0]
+    else:
+        with pytest.raises(AutogradError, match="changed in place"):
+            z.backward()
+
+
 # ---------------------------------------------------------------- deferred weight gradients
 
 
@@ -726,6 +809,12 @@ def test_writes_from_numpys_side_are_not_seen_as_documented():
     x.zero_grad()
     inside.sum().backward()
     assert x.grad.tolist() == [1.0, 1.0]
+    one, other = Tensor(factor), Tensor(factor)  # one array, but two counts
+    twice = x * one
+    other[...] = 7.0
+    x.zero_grad()
+    twice.sum().backward()
+    assert x.grad.tolist() == [7.0, 7.0]
 
 
 def test_a_change_before_the_use_is_no_harm():

@@ -6,6 +6,7 @@ kernels instead of the compiled ones.
 """
 
 import importlib.util
+import pkgutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from baremetal.autograd import CPU, Device, Parameter, Tensor, gradcheck, ops, registry
+from baremetal.errors import BaremetalError
 
 _spec = importlib.util.spec_from_file_location(
     "autograd_cases", Path(__file__).with_name("cases.py")
@@ -47,8 +49,11 @@ def cotangent_of(case):
 
 
 def test_every_operation_has_a_case():
+    for module in pkgutil.iter_modules(ops.__path__, ops.__name__ + "."):
+        importlib.import_module(module.name)  # a file that nobody imports is to be found, too
+    ours = {op for op in registry().values() if op.__module__.startswith(ops.__name__ + ".")}
     exported = {ops.__dict__[name] for name in ops.__all__}
-    assert exported <= set(registry().values())
+    assert exported == ours
     tested = {case.op for case in CASES} | TESTED_APART
     differentiable = {op.name for op in exported if op.differentiable}
     assert differentiable == tested & set(ops.__all__)
@@ -252,9 +257,98 @@ def test_what_a_mask_drops_gets_no_gradient_whatever_cotangent_arrives(kernels):
     np.testing.assert_allclose(x.grad.numpy(), [[0.5, 0.0, -0.5], [0.0, 0.0, 0.0]])
 
 
+INTEGERS = np.array([[2, 0, 1, 3], [0, 1, 5, 1]])
+STATE = np.array([5, 2, 0])
+ON_INTEGERS = {
+    "dropout": lambda x: ops.dropout(x, STATE, p=0.4, layer=0),
+    "rotary": lambda x: ops.rotary(
+        x.reshape(1, 2, 1, 4), np.full((2, 2), 0.6), np.full((2, 2), 0.8), rotated=1
+    ),
+    "cross_entropy": lambda x: ops.cross_entropy(x, np.array([2, 0])),
+    "causal_attention": lambda x: ops.causal_attention(*[x.reshape(1, 2, 1, 4)] * 3),
+    "causal_attention_packed": lambda x: ops.causal_attention_packed(
+        ops.concatenate(x, x, x, axis=1).reshape(1, 2, 12), heads=1, kv_heads=1
+    ),
+}
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("name", ON_INTEGERS)
+def test_integers_become_floating_where_fractions_arise(name, kernels):
+    device = Device(kernels=kernels)
+    result = ON_INTEGERS[name](Tensor(INTEGERS, device=device))
+    expected = ON_INTEGERS[name](Tensor(INTEGERS.astype(np.float64), device=device))
+    assert result.dtype == np.float64
+    np.testing.assert_array_equal(result.numpy(), expected.numpy())
+    assert not np.array_equal(result.numpy(), np.round(result.numpy()))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_cross_entropy_of_many_tokens_in_sixteen_bits(dtype):
+    """Neither their count nor the sum of their losses is a number of 16 bits."""
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    x = Tensor(np.zeros((70_000, 2), np.float32), requires_grad=True)
+    loss = ops.cross_entropy(x.astype(dtype), np.zeros(70_000, np.int64))
+    loss.backward()
+    assert loss.dtype == dtype
+    np.testing.assert_allclose(float(loss.item()), np.log(2), rtol=4e-3)
+    # 0.5 / 70,000 is a subnormal number in float16, of 7 bits
+    expected = np.tile([-0.5, 0.5], (70_000, 1)) / 70_000
+    np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-2)
+
+
+EMPTY = {
+    "rows": ((3, 0), lambda x: x[np.array([0, 1])], np.empty((2, 0))),
+    "rows of a cube": ((3, 0, 2), lambda x: x[np.array([0, 1])], np.empty((2, 0, 2))),
+    "no rows": ((3, 2), lambda x: x[np.zeros(0, int)], np.empty((0, 2))),
+    "columns": ((0, 2), lambda x: x[:, np.array([0, 1])], np.empty((0, 2))),
+    "mean": ((3, 0), lambda x: x.mean(1), np.full(3, np.nan)),
+    "mean of all": ((3, 0), lambda x: x.mean(), np.nan),
+    "logsumexp": ((3, 0), lambda x: x.logsumexp(1), np.full(3, -np.inf)),  # log of a sum of none
+    "logsumexp of all": ((3, 0), lambda x: x.logsumexp(), -np.inf),
+    "embedding": ((3, 0), lambda x: ops.embedding(x, np.array([0, 1])), np.empty((2, 0))),
+    "layer_norm": ((2, 0), lambda x: ops.layer_norm(x, np.ones(0)), np.empty((2, 0))),
+    "rms_norm": ((2, 0), lambda x: ops.rms_norm(x, np.ones(0)), np.empty((2, 0))),
+}
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("name", EMPTY)
+def test_nothing_gives_nothing_and_so_does_its_gradient(name, kernels):
+    shape, function, expected = EMPTY[name]
+    x = Tensor(np.zeros(shape), requires_grad=True, device=Device(kernels=kernels))
+    y = function(x)
+    np.testing.assert_array_equal(y.numpy(), expected)
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), np.zeros(shape))
+
+
+def test_one_index_alone_is_one_row():
+    for index in (np.array(2), np.array(2, np.int8), 2):
+        table = Tensor(np.arange(12.0).reshape(3, 2, 2), requires_grad=True)
+        row = ops.embedding(table, index)
+        assert row.shape == (2, 2)
+        row.sum().backward()
+        np.testing.assert_array_equal(table.grad.numpy().sum((1, 2)), [0, 0, 4])
+        scattered = ops.scatter_rows(Tensor([1.0, 2.0]), index, rows=3)
+        assert scattered.tolist() == [[0, 0], [0, 0], [1, 2]]
+
+
 def test_empty_tensors_pass_through():
     x = Tensor(np.ones((0, 3)), requires_grad=True)
     loss = (ops.softmax(x.exp() * 2) @ np.ones((3, 2))).sum()
     loss.backward()
     assert loss.item() == 0.0
     assert x.grad.shape == (0, 3)
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("rotated", [-1, 3, 10**6, 1.5])
+def test_rotary_refuses_to_turn_heads_that_are_not_there(rotated, kernels):
+    x = Tensor(np.ones((1, 2, 2, 4), np.float32), device=Device(kernels=kernels))
+    table = np.ones((2, 2), np.float32)
+    with pytest.raises(BaremetalError, match=r"rotated=.*expected an integer from 0 to 2"):
+        ops.rotary(x, table, table, rotated=rotated)
+    for number in (0, np.int64(2)):
+        assert ops.rotary(x, table, table, rotated=number).shape == x.shape

@@ -457,6 +457,16 @@ def test_bad_keys_raise_index_errors(key):
         (lambda: Tensor.zeros((0,)).max(), "no element"),
         (lambda: Tensor.zeros((0,)).argmax(), "no element"),
         (lambda: Tensor([1.0]).var(ddof=1), "at least 2"),
+        (lambda: Tensor([1.0, 2.0]).var(ddof=0.5), "ddof=0.5: expected an integer"),
+        (lambda: Tensor(A).argmax(axis=(0, 1)), r"argmax along axis \(0, 1\).*an integer from"),
+        (lambda: Tensor(A).pad([(1, 1), (0, 0)]).astype(int).pad([(0, 1)] * 2, 0.5), "0.5 .*int64"),
+        (lambda: Tensor([1, 2]).pad([(1, 1)], np.nan), "nan .*int64"),
+        (lambda: Tensor([1, 2]).fill_(1.7), "fill_.*float64 into a int64.*astype"),
+        (lambda: Tensor([1, 2]).fill_(np.nan), "fill_.*astype"),
+        (lambda: Tensor([1, 2]).__setitem__(0, 1.7), r"x\[...\] = value.*float64 into a int64"),
+        (lambda: Tensor([1, 2]).__setitem__([0], np.nan), r"x\[...\] = value.*astype"),
+        (lambda: Tensor([1, 2]).__setitem__(slice(2), Tensor([0.5, 1])), "astype"),
+        (lambda: Tensor([1.0, 2.0]).__setitem__(slice(2), np.ones((2, 2))), "does not broadcast"),
         (lambda: ops.softmax(Tensor(1.0)), "last axis"),
         (lambda: ops.softmax(Tensor(A), np.ones((2, 3))), "booleans"),
         (lambda: ops.softmax(Tensor(A), np.ones((5, 2, 3), bool)), "larger than the scores"),
@@ -481,6 +491,11 @@ def test_bad_keys_raise_index_errors(key):
         (lambda: ops.dropout(Tensor(A), np.zeros(3, np.int64), p=1.0, layer=0), "p < 1"),
         (lambda: ops.dropout(Tensor(A), np.zeros(2), p=0.5, layer=0), "3 int64"),
         (lambda: ops.causal_attention(Tensor(A), Tensor(A), Tensor(A)), "multiple of K"),
+        (lambda: ops.causal_attention(*[Tensor(np.ones((1, 2, 1, 0)))] * 3), "D >= 1"),
+        (
+            lambda: ops.causal_attention_packed(Tensor(np.ones((1, 2, 0))), heads=1, kv_heads=1),
+            "width a positive multiple of 3",
+        ),
         (
             lambda: ops.causal_attention_packed(Tensor(np.ones((1, 2, 7))), heads=2, kv_heads=1),
             "multiple of 4",
@@ -517,3 +532,47 @@ def test_small_integers_neither_wrap_nor_turn(dtype):
     values = np.array([0, 1, 200, 200]).astype(dtype)
     assert Tensor(values).sum().item() == values.sum()
     assert Tensor(values).min().item() == values.min()
+
+
+def test_assignment_broadcasts_as_in_numpy():
+    x, array = Tensor(np.zeros((2, 3))), np.zeros((2, 3))
+    for key, value in [
+        (0, np.ones((1, 3))),
+        (slice(2), np.full((1, 1, 1, 3), 2.0)),
+        ((0, 0), np.array(3.0)),
+        ([1], np.full((1, 1, 3), 4.0)),
+        (slice(None), 5),
+    ]:
+        x[key] = value
+        array[key] = value
+        np.testing.assert_array_equal(x.numpy(), array)
+    booleans = Tensor([True, False])
+    booleans[1] = True
+    assert booleans.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint8])
+def test_indices_of_few_bits_reach_far(dtype):
+    x = np.arange(70_000.0)
+    same(Tensor(x)[np.array([1, 100], dtype)], x[[1, 100]])
+    if dtype != np.uint8:
+        same(Tensor(x)[np.array([1, -1], dtype)], x[[1, -1]])
+
+
+def test_variance_takes_integers_of_every_kind():
+    x = np.array([1.0, 2.0, 6.0])
+    for ddof in (-1, 0, np.int64(1), True):
+        given = Tensor(x, requires_grad=True)
+        given.var(ddof=ddof).backward()
+        np.testing.assert_allclose(given.var(ddof=ddof).item(), np.var(x, ddof=int(ddof)))
+        np.testing.assert_allclose(given.grad.numpy(), 2 * (x - 3) / (3 - int(ddof)))
+
+
+def test_where_of_plain_numbers_alone():
+    """No dtype to take: the one that a tensor of these numbers would have."""
+    condition = Tensor([True, False])
+    for a, b, dtype in [(1.0, 2.0, "float32"), (1, 2.5, "float32"), (1, 2, "int64")]:
+        result = ops.where(condition, a, b)
+        assert result.dtype == dtype
+        assert result.tolist() == [a, b]
+    assert ops.where(condition, True, False).dtype == np.bool_

@@ -92,6 +92,16 @@ def test_far_out_the_gate_is_shut_or_open(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_the_slope_of_an_infinite_gate_is_that_of_a_large_one(dtype):
+    gate_up = np.array([[np.inf, -np.inf, 3, 2]], dtype)
+    for run in (swiglu_backward.run, swiglu_backward.reference):
+        dx = np.empty((1, 4), dtype)
+        with np.errstate(invalid="ignore"):  # silu itself is -inf * 0 at -inf
+            run(gate_up, np.ones((1, 2), dtype), dx)
+        np.testing.assert_array_equal(dx[0, :3], [3, 0, np.inf])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_beside_the_output_is_written_and_pieces_agree(dtype, check):
     rng = np.random.default_rng(4)
     gate_up, grad = (rng.normal(size=(9, n)).astype(dtype) for n in (82, 41))

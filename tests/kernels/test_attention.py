@@ -318,6 +318,59 @@ def test_nan_reaches_those_who_read_it(dtype):
     assert np.isnan(out[0, 3]).all()
 
 
+EXTREMES = [2.0**12, 2.0**60, -(2.0**60), 2.0**-140, np.inf, -np.inf, np.nan]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@some
+@given(
+    queries=st.integers(1, 2 * KEYS + 2),
+    ahead=st.integers(0, KEYS + 2),
+    group=st.integers(1, 3),
+    width=st.integers(1, 9),
+    extremes=st.lists(
+        st.tuples(
+            st.sampled_from(EXTREMES), st.sampled_from([0, 0.3, 0.9]), st.sampled_from([1, 99])
+        ),
+        max_size=4,
+    ),
+    positive=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_extreme_rows_of_any_shape(dtype, queries, ahead, group, width, extremes, positive, seed):
+    """Rows of q and k that are huge, tiny, infinite or NaN: as the reference has it in float64.
+
+    Small integers times powers of two, so that all scores are exact in any order of summation;
+    where all are positive, a factor of -inf makes scores of -inf and not of NaN.
+    The gradients' weights come from the log-sum-exp, which for huge scores has no digits left
+    behind the point: of them we ask only that finite numbers stay finite.
+    """
+    rng = np.random.default_rng(seed)
+    positions = queries + ahead
+    q, grad = rng.integers(-2, 3, (2, 1, queries, group, width)).astype(dtype)
+    k, v = rng.integers(-2, 3, (2, 1, positions, 1, width)).astype(dtype)
+    if positive:
+        q, k = np.abs(q) + 1, np.abs(k) + 1
+    plain = q.copy(), k.copy()
+    for factor, start, rows in extremes:
+        which = rng.integers(2)
+        x, first = (q, k)[which], int(start * (queries, positions)[which])
+        chosen = (0, slice(first, first + rows))
+        with np.errstate(invalid="ignore"):  # 0 * inf
+            x[chosen] = plain[which][chosen] * dtype(factor)
+    out, lse, *grads = outputs_like(q, k)
+    causal_attention.run(q, k, v, out, lse, scale=0.5)
+    expected = [np.empty_like(x, np.float64) for x in (out, lse)]
+    with np.errstate(invalid="ignore"):
+        causal_attention.reference(*(x.astype(np.float64) for x in (q, k, v)), *expected, scale=0.5)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(out, expected[0], rtol=64 * eps, atol=64 * eps)
+    np.testing.assert_allclose(lse, expected[1], rtol=64 * eps, atol=64 * eps)
+    causal_attention_backward.run(q, k, v, out, grad, lse, *grads, scale=0.5)
+    if np.isfinite(q).all() and np.isfinite(k).all():
+        assert all(np.isfinite(x).all() for x in grads)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_written_outside_and_inputs_are_only_read(dtype):
     shape = samples, queries, positions, heads, kv_heads, width = 2, 37, 41, 4, 2, 6

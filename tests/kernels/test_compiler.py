@@ -260,10 +260,10 @@ def in_a_new_process(folder: Path, program: str = NEW_PROCESS) -> list:
 
 def test_a_second_process_compiles_nothing_and_a_damaged_cache_harms_nobody(tmp_path):
     compiled, loaded, driver, total = in_a_new_process(tmp_path)
-    assert (compiled, loaded, driver) == (3, 0, 0)
+    assert (compiled, loaded, driver) == (4, 0, 0)  # silu, multiply, a sum's pieces and total
     files = sorted(tmp_path.rglob("*.nb?"))
-    assert len(files) == 2 * 4  # three bodies and the driver, an index and code for each
-    assert in_a_new_process(tmp_path) == [0, 3, 1, total]
+    assert len(files) == 2 * 5  # four bodies and the driver, an index and code for each
+    assert in_a_new_process(tmp_path) == [0, 4, 1, total]
     assert sorted(tmp_path.rglob("*.nb?")) == files
     for file in files:
         file.write_bytes(b"garbage")

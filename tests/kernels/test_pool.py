@@ -96,12 +96,14 @@ def test_small_launches_stay_on_the_calling_thread(monkeypatch):
     assert chunks == [1, 1]
 
 
-@pytest.mark.parametrize("wrong", [0, -1, POOL.largest + 1, 10**6])
+@pytest.mark.parametrize("wrong", [0, -1, POOL.largest + 1, 10**6, 1.5, "2", None, True])
 def test_a_number_of_threads_that_cannot_be(wrong):
     before = POOL.threads
     with pytest.raises(BaremetalError, match=f"1 to {POOL.largest}"):
         POOL.set_threads(wrong)
     assert POOL.threads == before
+    POOL.set_threads(np.int64(before))
+    assert type(POOL.threads) is int
 
 
 def launch_from_several_threads() -> None:

@@ -120,6 +120,21 @@ def test_sum_over_everything_in_pieces(name, size, dtype, check):
     check(getattr(family, name), square, out=((), dtype), axis=(0, 1), rtol=2 * ULP[dtype])
 
 
+@pytest.mark.parametrize("size", [40_000, 65_536])
+def test_the_pieces_of_a_sum_neither_overflow_nor_lose_digits(size):
+    """The sums of the pieces stay in float64: only the result must fit float32."""
+    out = np.empty((), np.float32)
+    family.mean.run(np.full(size, 1e35, np.float32), out, axis=(0,))
+    np.testing.assert_allclose(out, 1e35, rtol=ULP[np.float32])
+    x = np.repeat(np.array([1e35, -1e35], np.float32), size // 2)
+    family.sum.run(x, out, axis=(0,))
+    assert out == 0.0
+    x = np.random.default_rng(size).random(size).astype(np.float32) + 1
+    x[size // 2 :] *= -1  # cancels: what is left shows the error of the pieces
+    family.sum.run(x, out, axis=(0,))
+    np.testing.assert_allclose(out, x.sum(dtype=np.float64), rtol=ULP[np.float32])
+
+
 def test_reducing_no_axes_and_axes_of_size_one():
     x = np.arange(6.0).reshape(2, 1, 3)
     for axis in ((), (1,)):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from baremetal.autograd import AutogradError, Device, Parameter, Tensor
+from baremetal.errors import BaremetalError
 from baremetal.nn import Linear, Module, StateError
 from baremetal.optim import SGD
 
@@ -174,3 +175,52 @@ def test_a_model_can_be_copied_after_training(tiny, kind):
     assert model.token_embedding.weight.data.any()
     if model.head is None:
         assert not twin(tokens).numpy().any()  # its head is its embedding still
+
+
+def test_modules_and_parameters_in_dicts_and_nested_lists_are_found():
+    rng = np.random.default_rng(0)
+    tower = Module()
+    tower.table = {"a": Linear(1, 1, rng=rng, bias=False), 2: {"deep": Parameter(np.zeros(1))}}
+    tower.grid = [[Linear(1, 1, rng=rng, bias=False)], ({"x": Parameter(np.zeros(1))}, "text")]
+    assert [name for name, _ in tower.named_parameters()] == [
+        "table.2.deep",
+        "grid.1.0.x",
+        "table.a.weight",
+        "grid.0.0.weight",
+    ]
+    assert not tower.eval().grid[0][0].training
+    assert "(grid.0.0): Linear" in repr(tower)
+    state = contents(tower)
+    tower.load_state_dict({name: array + 1 for name, array in state.items()})
+    assert tower.table[2]["deep"].tolist() == [1.0]
+
+
+def test_two_parameters_of_one_name_are_refused():
+    clash = Module()
+    clash.table = {1: Parameter(np.zeros(1)), "1": Parameter(np.zeros(1))}
+    with pytest.raises(BaremetalError, match=r"two parameters are called 'table\.1'"):
+        list(clash.named_parameters())
+
+
+def test_a_module_that_contains_itself_is_refused(pair):
+    pair.rest[1].owner = [pair]
+    for question in (pair.parameters, pair.named_modules, pair.state_dict, pair.eval):
+        with pytest.raises(BaremetalError, match=r"'rest\.1\.owner\.0' \(a Pair\) contains itself"):
+            list(question())
+    assert "Pair" in repr(pair)
+
+
+def test_a_state_is_loaded_as_a_whole_or_not_at_all(pair):
+    before = contents(pair)
+    state = {name: np.full_like(a, 7) for name, a in before.items()}
+    read_only = pair.rest[1].bias
+    read_only.data.flags.writeable = False
+    with pytest.raises(StateError, match=r"'rest\.1\.bias' .*read-only"):
+        pair.load_state_dict(state)
+    read_only.data = read_only.data.copy()
+    for large in (np.array([1e300]), np.array([-np.inf, 1e39])[1:]):
+        with pytest.raises(StateError, match=r"'scale' .*too large for float32"):
+            pair.load_state_dict(state | {"scale": large})
+    assert all(np.array_equal(a, before[name]) for name, a in contents(pair).items())
+    pair.load_state_dict(state | {"scale": np.array([np.inf])})  # it was infinite when saved
+    assert pair.scale.tolist() == [np.inf]

@@ -3,19 +3,17 @@
 import numpy as np
 import pytest
 
-from baremetal.autograd import Parameter
+from baremetal.autograd import CPU, Parameter
 
 
 @pytest.fixture
 def make_parameters():
     """`make_parameters(dtype)`: a matrix, a vector, a scalar and a large matrix, with names."""
 
-    def make(dtype=np.float64, shapes=((3, 5), (7,), (), (40, 33)), seed=0):
+    def make(dtype=np.float64, shapes=((3, 5), (7,), (), (40, 33)), seed=0, device=CPU):
         rng = np.random.default_rng(seed)
-        return [
-            Parameter(np.asarray(rng.standard_normal(shape)).astype(dtype), name=f"p{i}")
-            for i, shape in enumerate(shapes)
-        ]
+        arrays = [np.asarray(rng.standard_normal(shape)).astype(dtype) for shape in shapes]
+        return [Parameter(a, name=f"p{i}", device=device) for i, a in enumerate(arrays)]
 
     return make
 

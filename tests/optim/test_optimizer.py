@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from baremetal.autograd import Parameter, Tensor
+from baremetal.autograd import Device, Parameter, Tensor
+from baremetal.errors import BaremetalError
 from baremetal.nn import GPT, GPTConfig
 from baremetal.optim import SGD, AdamW, Group, Muon, Optimizer, decay_groups
 
@@ -149,6 +150,24 @@ def test_gradients_after_clip_are_clipped_too(defers):
     assert optimizer.gradient_norm == 2000.0
 
 
+def test_a_gradient_that_is_set_after_clip_is_clipped_too():
+    parameter = Parameter(np.zeros(4))
+    optimizer = SGD([parameter], learning_rate=1.0)
+    (parameter * 0.1).sum().backward()
+    optimizer.clip(1.0)
+    parameter.grad = np.full(4, 1000.0)
+    optimizer.step()
+    np.testing.assert_allclose(parameter.numpy(), -0.5)  # (1000,) * 4 has norm 2000
+
+
+def test_parameters_of_another_device_are_refused():
+    elsewhere = Device("elsewhere")
+    parameter = Parameter(np.ones(2), device=elsewhere, name="w")
+    with pytest.raises(BaremetalError, match=r"'w' .* lives on .*elsewhere.*device="):
+        SGD([Parameter(np.ones(2)), parameter])
+    SGD([parameter], device=elsewhere)
+
+
 def test_a_norm_that_overflows_closes_the_gate(make_parameters):
     (parameter,) = make_parameters(np.float64, shapes=[(3,)])
     optimizer = SGD([parameter])
@@ -164,6 +183,17 @@ def test_steps_are_seen_by_the_tape(make_parameters, give_gradients):
     give_gradients([parameter], seed=0)
     optimizer.step()
     with pytest.raises(Exception, match=r"SGD\.step"):
+        loss.backward()
+
+
+def test_a_gradient_that_a_step_overwrites_by_zeros_is_seen_too():
+    parameter, w = Parameter(np.ones(3)), Parameter(np.ones(3))
+    optimizer = SGD([parameter])
+    (parameter * 2.0).sum().backward()
+    loss = (parameter.grad * w).sum()
+    optimizer.zero_grad()
+    optimizer.step()  # no gradient since: the arena's memory must hold zeros
+    with pytest.raises(Exception, match="changed in place by 'step'"):
         loss.backward()
 
 

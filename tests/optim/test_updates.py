@@ -61,10 +61,11 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_an_update_is_the_textbook_s(case, dtype, rtol, kernels, make_parameters, give_gradients):
     make, textbook, options = CASES[case]
-    parameters = make_parameters(dtype)
+    device = Device("d", kernels=kernels)
+    parameters = make_parameters(dtype, device=device)
     expected = [p.data.astype(np.float64) for p in parameters]
     groups = [Group(parameters[:1], DECAY), Group(parameters[1:], 0.0)]
-    optimizer = make(groups, learning_rate=1.0, device=Device("d", kernels=kernels))
+    optimizer = make(groups, learning_rate=1.0, device=device)
     rates = [0.05 / (step + 1) for step in range(STEPS)]
     gradients = []
     for step, rate in enumerate(rates):

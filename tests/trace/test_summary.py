@@ -12,6 +12,15 @@ from baremetal.trace import Trace, shortest_time_s, summarise, summary_table
 MS = 10**9
 MACHINE = {"peak_flops": 1e11, "bandwidth_Bps": 1e10}
 
+TABLE = """\
+Profile
+name    calls     time    share     mean    FLOP       B  FLOP/s     B/s  roofline  limit
+------  -----  -------  -------  -------  ------  ------  ------  ------  --------  -------
+matmul      2  3.00 ms   75.0 %  1.50 ms   200 M  6.00 M  66.7 G  2.00 G    66.7 %  compute
+gelu        1  1.00 ms   25.0 %  1.00 ms  1.00 M  8.00 M  1.00 G  8.00 G    80.0 %  memory
+------  -----  -------  -------  -------  ------  ------  ------  ------  --------  -------
+total       3  4.00 ms  100.0 %        -   201 M  14.0 M  50.2 G  3.50 G    70.0 %  compute"""
+
 
 @pytest.fixture
 def profile():
@@ -24,17 +33,7 @@ def profile():
 
 def test_the_table_letter_by_letter(profile):
     text = summary_table(summarise(profile, **MACHINE), title="Profile")
-    assert text == "\n".join(
-        [
-            "Profile",
-            "name    calls     time    share     mean          rate  bandwidth  roofline  limit",
-            "------  -----  -------  -------  -------  ------------  ---------  --------  -------",
-            "matmul      2  3.00 ms   75.0 %  1.50 ms  66.7 GFLOP/s  2.00 GB/s    66.7 %  compute",
-            "gelu        1  1.00 ms   25.0 %  1.00 ms  1.00 GFLOP/s  8.00 GB/s    80.0 %  memory",
-            "------  -----  -------  -------  -------  ------------  ---------  --------  -------",
-            "total       3  4.00 ms  100.0 %        -  50.2 GFLOP/s  3.50 GB/s    70.0 %  compute",
-        ]
-    )
+    assert text == TABLE
 
 
 def test_rows_hold_sums_rates_and_limits(profile):
@@ -59,7 +58,7 @@ def test_rows_hold_sums_rates_and_limits(profile):
 
 def test_columns_without_anything_in_them_are_left_out(profile):
     text = summary_table(summarise(profile))
-    assert "rate" in text
+    assert "FLOP/s" in text
     assert "roofline" not in text
     assert "self" not in text
     bare = Trace()

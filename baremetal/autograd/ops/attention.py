@@ -17,13 +17,15 @@ from baremetal.errors import BaremetalError
 from baremetal.kernels import attention as kernels
 
 
-@op(promotes="common")
+@op(promotes="quotient")
 def causal_attention(
     ctx: Context, q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float | None = None
 ) -> np.ndarray:
     """softmax(scale q kᵀ, causal) v: q (B,T,H,D), k and v (B,S,K,D) -> (B,T,H,D).
 
-    Query i sees keys 0 .. i + S - T. H is a multiple of K. Default scale: 1 / sqrt(D).
+    Query i sees keys 0 .. i + S - T. H is a multiple of K. Default scale: 1 / sqrt(D). Heads wider
+    than 256, and dtypes other than float32 and float64, take the NumPy reference, which does build
+    the T×S matrix of weights.
     """
     _check(q, k, v)
     scale = _scale(scale, q)
@@ -43,7 +45,7 @@ def _(ctx: Context, grad: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return grads
 
 
-@op
+@op(promotes="quotient")
 def causal_attention_packed(
     ctx: Context, qkv: np.ndarray, *, heads: int, kv_heads: int, scale: float | None = None
 ) -> np.ndarray:
@@ -83,11 +85,12 @@ def _attend(ctx: Context, q, k, v, out: np.ndarray, scale: float) -> np.ndarray:
 def _split(packed: np.ndarray, heads: int, kv_heads: int) -> tuple[np.ndarray, ...]:
     """Views (B,T,H,D), (B,T,K,D), (B,T,K,D) of a packed array."""
     slots = heads + 2 * kv_heads
-    if packed.ndim != 3 or kv_heads < 1 or packed.shape[-1] % slots or heads % kv_heads:
+    fits = packed.ndim == 3 and kv_heads > 0 and heads % kv_heads == 0
+    if not fits or packed.shape[-1] == 0 or packed.shape[-1] % slots:
         raise BaremetalError(
             f"causal_attention_packed: qkv {packed.shape} with {heads} heads and {kv_heads} "
-            f"key-value heads: expected (B, T, width) with the width a multiple of {slots}, and "
-            "the key-value heads dividing the heads"
+            "key-value heads: expected (B, T, width) with the width a positive multiple of "
+            f"{slots}, and the key-value heads dividing the heads"
         )
     batch, time, width = packed.shape
     by_head = packed.reshape(batch, time, slots, width // slots)
@@ -106,9 +109,10 @@ def _check(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> None:
         and k.shape[2] > 0
         and q.shape[2] % k.shape[2] == 0
         and q.shape[1] <= k.shape[1]
+        and q.shape[3] > 0
     )
     if not fits:
         raise BaremetalError(
             f"causal_attention: q {q.shape}, k {k.shape}, v {v.shape}: expected q (B, T, H, D) "
-            "and k, v (B, S, K, D) with S >= T and H a multiple of K"
+            "and k, v (B, S, K, D) with S >= T, D >= 1 and H a multiple of K"
         )

@@ -8,7 +8,7 @@ from baremetal.kernels import dropout as kernels
 from baremetal.kernels.elementwise import copy
 
 
-@op
+@op(promotes="floating", constants=("state",))
 def dropout(ctx: Context, x: np.ndarray, state: np.ndarray, *, p: float, layer: int) -> np.ndarray:
     """0 with probability p, else x / (1 - p); x's first axis counts the samples.
 

@@ -7,6 +7,7 @@ positions: forward gathers those rows, backward adds into them, in the order of 
 a row chosen twice gets the same bits in every run.
 """
 
+import math
 import operator
 from typing import Any
 
@@ -27,18 +28,18 @@ def index(ctx: Context, x: np.ndarray, *, key: Any) -> np.ndarray:
         ctx.remember(parts)
         # With the dots even x[0] of a vector is an array (of shape ()), not a NumPy scalar.
         return x[parts if Ellipsis in parts else (*parts, ...)]
-    positions, chosen_shape, width = _flat_positions(parts, x.shape)
+    positions, chosen_shape, table_shape = _flat_positions(parts, x.shape)
     ctx.save(positions)
-    ctx.remember(None)
+    ctx.remember(None, table_shape)
     out = ctx.empty(chosen_shape, x.dtype)
-    table = contiguous(ctx, x).reshape(-1, width) if x.size else x.reshape(0, max(width, 1))
-    ctx.launch(kernels.gather_rows, table, positions, out.reshape(positions.size, width))
+    table = contiguous(ctx, x).reshape(table_shape)
+    ctx.launch(kernels.gather_rows, table, positions, out.reshape(positions.size, table_shape[1]))
     return out
 
 
 @index.vjp("x", accumulates=True)
 def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> np.ndarray:
-    (parts,) = ctx.notes
+    parts = ctx.notes[0]
     if parts is None and into is not None and not into.flags.c_contiguous:
         # Rows of a transposed matrix are no rows in memory: add them up elsewhere.
         return added(ctx, _scattered(ctx, grad, _zeros(ctx, ctx.empty_like(into))), into, beta)
@@ -62,8 +63,9 @@ def _scattered(ctx: Context, grad: np.ndarray, into: np.ndarray) -> np.ndarray:
     """Add the gradient of each chosen row into its place."""
     (positions,) = ctx.saved
     if positions.size:
-        rows = contiguous(ctx, grad).reshape(positions.size, -1)
-        ctx.launch(kernels.scatter_add_rows, rows, positions, into.reshape(-1, rows.shape[1]))
+        _, table_shape = ctx.notes
+        rows = contiguous(ctx, grad).reshape(positions.size, table_shape[1])
+        ctx.launch(kernels.scatter_add_rows, rows, positions, into.reshape(table_shape))
     return into
 
 
@@ -95,8 +97,8 @@ def _as_part(part: Any) -> Any:
     )
 
 
-def _flat_positions(parts: tuple, shape: tuple) -> tuple[np.ndarray, tuple, int]:
-    """Which rows are chosen, the shape of the result, and how many elements a row has.
+def _flat_positions(parts: tuple, shape: tuple) -> tuple[np.ndarray, tuple, tuple[int, int]]:
+    """Which rows are chosen, the shape of the result, and x's shape as a table of such rows.
 
     Rows, because x[indices] usually chooses along the first axes and takes all of the others.
     """
@@ -110,10 +112,10 @@ def _flat_positions(parts: tuple, shape: tuple) -> tuple[np.ndarray, tuple, int]
         positions = np.ravel_multi_index(chosen, axes) if chosen[0].size else chosen[0]
         rest = shape[len(choosers) :]
     else:  # mixed with slices: let NumPy work out which elements those are
-        positions = np.arange(int(np.prod(shape))).reshape(shape)[parts]
-        rest = ()
+        axes, rest = shape, ()
+        positions = np.arange(math.prod(shape)).reshape(shape)[parts]
     flat = np.ascontiguousarray(positions, dtype=np.int64).reshape(-1)
-    return flat, (*positions.shape, *rest), int(np.prod(rest))
+    return flat, (*positions.shape, *rest), (math.prod(axes), math.prod(rest))
 
 
 def _expand_booleans(parts: tuple, shape: tuple) -> list | None:
@@ -134,9 +136,7 @@ def _expand_booleans(parts: tuple, shape: tuple) -> list | None:
 
 def _checked(chooser: Any, axis: int, size: int) -> np.ndarray:
     """Indices counted from the front, all of them within the axis."""
-    array = np.asarray(chooser)
-    if array.dtype.kind == "u":
-        array = array.astype(np.int64)
+    array = np.asarray(chooser, dtype=np.int64)  # an int8 holds no size to compare with
     if array.size and not -size <= array.min() <= array.max() < size:
         worst = array.min() if array.min() < -size else array.max()
         raise IndexError(f"index {worst} is out of bounds for axis {axis} with size {size}")

@@ -22,10 +22,11 @@ from baremetal.autograd.traced import Traced
 from baremetal.errors import BaremetalError
 from baremetal.kernels import cross_entropy as kernels
 from baremetal.kernels import elementwise as element_kernels
+from baremetal.kernels.precision import sums_in
 from baremetal.kernels.reduction import sum as sum_kernel
 
 
-@op
+@op(promotes="quotient", constants=("targets",))
 def cross_entropy(
     ctx: Context,
     logits: np.ndarray,
@@ -54,20 +55,23 @@ def cross_entropy(
     # kernel would write beside wrong targets, outside the row even, unchecked.
     flat = ctx.empty((targets.size,), np.dtype(np.int64))
     ctx.launch(element_kernels.copy, targets.reshape(-1), flat)
-    losses = ctx.empty(flat.shape, rows.dtype)
-    lse = ctx.empty(flat.shape, rows.dtype)
+    # Of 16-bit logits too, for neither the count of the tokens nor the sum of their losses need
+    # be a number of 16 bits; the loss (their quotient) is.
+    wide = sums_in(rows.dtype) or rows.dtype
+    losses = ctx.empty(flat.shape, wide)
+    lse = ctx.empty(flat.shape, wide)
     ctx.launch(kernels.cross_entropy, rows, flat, losses, lse, ignore_index=ignore_index)
     count = None
     if reduction == "mean":
-        count = _count(ctx, flat, total, ignore_index, rows.dtype)
+        count = _count(ctx, flat, total, ignore_index, wide)
     ctx.save(rows, flat, lse, count)
     if reduction == "none":
-        return losses.reshape(targets.shape)
-    out = ctx.empty((), rows.dtype)
+        return _rounded(ctx, losses, rows.dtype).reshape(targets.shape)
+    out = ctx.empty((), wide)
     ctx.launch(sum_kernel, losses, out, axis=(0,))
     if count is not None:
         ctx.launch(element_kernels.divide, out, count, out)
-    return out
+    return _rounded(ctx, out, rows.dtype)
 
 
 @cross_entropy.vjp("logits")
@@ -77,7 +81,7 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     if reduction == "none":
         per_row = reshaped(ctx, grad, targets.shape)
     else:  # one number, the same for every row
-        per_row = ctx.empty(targets.shape, grad.dtype)
+        per_row = ctx.empty(targets.shape, lse.dtype)
         if count is None:
             ctx.launch(element_kernels.copy, grad, per_row)
         else:
@@ -87,6 +91,15 @@ def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
         kernels.cross_entropy_backward, rows, targets, lse, per_row, as_rows(ctx, out),
         ignore_index=ctx.attributes.get("ignore_index", -100),
     )  # fmt: skip
+    return out
+
+
+def _rounded(ctx: Context, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array itself if it is of this dtype, else a copy that is."""
+    if array.dtype == dtype:
+        return array
+    out = ctx.empty(array.shape, dtype)
+    ctx.launch(element_kernels.copy, array, out)
     return out
 
 
@@ -120,7 +133,7 @@ def _check_range(vocabulary: int, ignore_index: int, targets: np.ndarray) -> Non
 def _count(
     ctx: Context, targets: np.ndarray, total: Any, ignore_index: int, dtype: np.dtype
 ) -> np.ndarray:
-    """The divisor as a 0-d array of the logits' dtype; computed, or read from a buffer."""
+    """The divisor as a 0-d array of this dtype; computed, or read from a buffer."""
     if total is None:
         count = ctx.empty((), dtype)
         ctx.launch(kernels.count_targets, targets, count, ignore_index=ignore_index)

@@ -77,7 +77,8 @@ def mean(ctx: Context, x: np.ndarray, *, axis: Axis = None, keepdims: bool = Fal
 @mean.vjp("x")
 def _(ctx: Context, grad: np.ndarray) -> np.ndarray:
     axes, flattened, shape = ctx.notes
-    share = ctx.constant(1.0 / math.prod(shape[a] for a in axes), grad.dtype)
+    count = math.prod(shape[a] for a in axes) or 1  # of none there is nothing to share
+    share = ctx.constant(1.0 / count, grad.dtype)
     grad = reshaped(ctx, grad, flattened)
     return _binary(ctx, element_kernels.multiply, grad, share, shape)
 
@@ -137,10 +138,12 @@ def variance(
     """Σ (x - mean)² / (N - ddof)."""
     axes, _, _ = _axes_and_shapes("variance", x.shape, axis)
     count = math.prod(x.shape[a] for a in axes)
+    if not isinstance(ddof, (int, np.integer)):
+        raise BaremetalError(f"variance with ddof={ddof!r}: expected an integer")
     if count <= ddof:
         raise BaremetalError(f"variance of {count} elements with ddof {ddof}: at least {ddof + 1}")
     ctx.save(x)
-    return _reduce(ctx, kernels.variance, x, axis, keepdims, ddof=ddof)
+    return _reduce(ctx, kernels.variance, x, axis, keepdims, ddof=int(ddof))
 
 
 @variance.vjp("x")

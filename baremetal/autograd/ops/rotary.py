@@ -10,7 +10,7 @@ from baremetal.errors import BaremetalError
 from baremetal.kernels import rotary as kernels
 
 
-@op
+@op(promotes="floating", constants=("cos", "sin"))
 def rotary(
     ctx: Context, x: np.ndarray, cos: np.ndarray, sin: np.ndarray, *, rotated: int
 ) -> np.ndarray:
@@ -23,6 +23,11 @@ def rotary(
         raise BaremetalError(
             f"rotary: x {x.shape}, cos {cos.shape}, sin {sin.shape}: expected x (B, T, N, D) with "
             "D even and tables (T, D/2)"
+        )
+    if not (isinstance(rotated, (int, np.integer)) and 0 <= rotated <= x.shape[2]):
+        raise BaremetalError(
+            f"rotary: rotated={rotated!r} of the {x.shape[2]} heads of x {x.shape}: expected an "
+            f"integer from 0 to {x.shape[2]}"
         )
     cos, sin = cos.astype(x.dtype, copy=False), sin.astype(x.dtype, copy=False)
     ctx.save(cos, sin)

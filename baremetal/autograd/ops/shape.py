@@ -126,6 +126,11 @@ def pad(
 ) -> np.ndarray:
     """`value` around x: `widths[k]` = (how many before, how many after) along axis k."""
     pairs = _checked_widths(x.shape, widths)
+    if x.dtype.kind in "biu" and not float(value).is_integer():
+        raise BaremetalError(
+            f"pad with value {value} of a tensor of dtype {x.dtype}, which holds integers only: "
+            "pad with one, or convert the tensor with astype first"
+        )
     ctx.remember(pairs)
     grown = tuple(n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True))
     out = ctx.empty(grown, x.dtype)

@@ -2,7 +2,7 @@
 
 from baremetal.kernels.native.abi import FLOATING, Launch, body, cast, integer, offset, pointer
 from baremetal.kernels.native.rows import rows_of
-from baremetal.kernels.native.vmath import sigmoid
+from baremetal.kernels.native.vmath import select, sigmoid
 
 
 @body
@@ -45,7 +45,9 @@ def swiglu_backward_body(lo, hi, args):
         up, out_up = offset(gate, H), offset(out_gate, H)
         for j in range(H):
             s = sigmoid(gate[j])
-            d_silu = s * (one + gate[j] * (one - s))
+            flat = s * (one - s)
+            # gate * flat is inf * 0 at infinity, where its limit is 0.
+            d_silu = s + select(flat != cast(args, 0), gate[j] * flat, flat)
             d_up = grad[j] * (gate[j] * s)
             out_gate[j] = grad[j] * up[j] * d_silu
             out_up[j] = d_up

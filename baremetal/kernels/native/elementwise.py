@@ -172,7 +172,9 @@ def silu(x):
 @binary
 def silu_backward(x, grad):
     s = vmath.sigmoid(x)
-    return grad * (s + x * s * (like(x, 1.0) - s))
+    flat = s * (like(x, 1.0) - s)
+    # x * flat is inf * 0 at infinity, where its limit is 0.
+    return grad * (s + select(flat != like(x, 0.0), x * flat, flat))
 
 
 # ---------------------------------------------------------------- binary

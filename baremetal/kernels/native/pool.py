@@ -89,14 +89,15 @@ class ThreadPool:
         return numba.config.NUMBA_NUM_THREADS
 
     def set_threads(self, threads: int) -> None:
-        """Use `threads` threads from now on. Raises BaremetalError outside 1..largest."""
-        if not 1 <= threads <= self.largest:
+        """Use so many threads from now on. Raises BaremetalError if no integer in 1..largest."""
+        is_integer = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+        if not (is_integer and 1 <= threads <= self.largest):
             raise BaremetalError(
-                f"{threads} threads asked for, but this process can use 1 to {self.largest}: "
-                "choose a number in that range (NUMBA_NUM_THREADS, set before start, raises it)"
+                f"{threads!r} threads asked for, but this process can use 1 to {self.largest}: "
+                "choose an integer in that range (NUMBA_NUM_THREADS, set before start, raises it)"
             )
-        numba.set_num_threads(threads)
-        self.threads = threads
+        self.threads = int(threads)
+        numba.set_num_threads(self.threads)
 
     def run(self, address: int, block: np.ndarray, items: int, elements: int) -> None:
         """Run a body over `items` items; `elements` is the work, for choosing serial or parallel.

@@ -12,9 +12,10 @@ Either way the order of the additions is written down here and owed neither to t
 the number of threads. Each result belongs to one item, hence to one thread. Only a sum over
 everything is cut into pieces of fixed size, whose sums are added in a second launch.
 
-Sums are kept in float64, so a float32 sum of n numbers is as exact as float32 can say it unless it
-cancels: its error is at most about (n / 64 + 6) 2^-53 times the sum of the magnitudes (n instead
-of n / 64 across), plus one rounding to float32. For float64 the same bound holds.
+Sums are kept in float64, those of the pieces too, so a float32 sum of n numbers is as exact as
+float32 can say it unless it cancels: its error is at most about (n / 64 + 6) 2^-53 times the sum of
+the magnitudes (n instead of n / 64 across), plus one rounding to float32. For float64 the same
+bound holds.
 
 The axes of x are ordered by stride and merged as in `broadcast.py`. The innermost one decides: if
 it is reduced (and long enough), we go along it, else across. The words:
@@ -54,6 +55,7 @@ from baremetal.kernels.native.vmath import PRECISE, select
 LANES = 64
 PIECE = 16_384  # elements in one piece of a sum over everything
 WORK_OF_EXP = 4  # an exponential takes as long as so many additions
+DOUBLE = np.dtype(np.float64)
 
 
 # ---------------------------------------------------------------- lanes
@@ -188,6 +190,28 @@ def sum_body(lo, hi, args):
             out[j * so] = cast(args, total[j] / divisor)
 
 
+@body
+def piece_body(lo, hi, args):
+    """Items lo..hi of out (float64) = sum, one contiguous row each."""
+    total, block = buffer(pointer_f64(args, 0)), buffer(pointer(args, 0))
+    for item in range(lo, hi):
+        x_at, out_at, columns = item_start(args, item)
+        set_lanes(total, 0.0)
+        add_all(args, offset(pointer(args, 0), x_at), columns, total, total, block)
+        join_sums(args, total)
+        offset(pointer_f64(args, 1), out_at)[0] = total[0]
+
+
+@body
+def total_body(lo, hi, args):
+    """out = sum of the pieces / word 2. Words: 0 pieces (float64), 1 out, 3 how many."""
+    pieces, out = pointer_f64(args, 0), pointer(args, 1)
+    total = 0.0
+    for i in range(integer(args, 3)):
+        total += pieces[i]
+    out[0] = cast(args, total / float(integer(args, 2)))
+
+
 def sum(x, out, *, axis):
     """Pack out = sum of x over these axes."""
     return _pack_sum(x, out, axis, 1)
@@ -206,14 +230,14 @@ def _pack_sum(x, out, axis, divisor: int) -> Sequence[Launch] | None:
     # A sum over everything is one item, for one thread: cut it into pieces, then add their sums.
     flat = x.reshape(-1)
     pieces = x.size // PIECE
-    sums = np.empty(pieces + 1, x.dtype)
+    sums = np.empty(pieces + 1)  # float64: only the end result is rounded
     whole = flat[: pieces * PIECE].reshape(pieces, PIECE)
     rest = flat[pieces * PIECE :].reshape(1, -1)
     sums[pieces] = 0
     return [
-        *(pack_reduction(sum_body, whole, sums[:pieces], (1,), 1) or ()),
-        *(pack_reduction(sum_body, rest, sums[pieces:], (1,), 1) or ()),  # there may be no rest
-        *(pack_reduction(sum_body, sums, out, (0,), divisor) or ()),
+        *(pack_reduction(piece_body, whole, sums[:pieces], (1,), 1, DOUBLE) or ()),
+        *(pack_reduction(piece_body, rest, sums[pieces:], (1,), 1, DOUBLE) or ()),  # may be empty
+        Launch(total_body, x.dtype, (sums, out, divisor, sums.size), 1, sums.size),
     ]
 
 
