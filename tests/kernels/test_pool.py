@@ -151,3 +151,21 @@ def test_several_python_threads_on_numbas_simplest_layer():
         capture_output=True, encoding="utf-8", env=environment, timeout=300, check=False,
     )  # fmt: skip
     assert finished.stdout.strip() == "done", finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
+)
+def test_how_long_threads_spin_is_the_users_choice(chosen, expected):
+    """Seen from a new process: the OpenMP library reads it once, when it is loaded."""
+    program = (
+        "import os, baremetal.kernels.native.pool; print(os.environ.get('GOMP_SPINCOUNT', None))"
+    )
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {k: v for k, v in os.environ.items() if k not in names} | chosen
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, encoding="utf-8", env=environment, timeout=300, check=True,
+    )  # fmt: skip
+    assert finished.stdout.strip() == expected

@@ -11,10 +11,18 @@ one contiguous chunk a thread:
 Contiguous chunks keep each thread on its own cache lines. A parallel loop costs a microsecond or
 two to start, so launches that touch few elements stay on the calling thread.
 
+A thread that has nothing to do waits for the next loop *spinning*, for sleeping and waking cost as
+much as a small launch. GNU's OpenMP, which runs our threads on Linux, spins for milliseconds. If
+another program wants the core, that is time taken from the very thread that is waited for: beside
+one busy process on two cores, a training step of 22 ms took 180. So the patience is shortened to
+`SPINS`, unless the user has chosen one: the same 22 ms alone, 70 to 110 beside the busy process.
+(A tenth of it: 31 ms alone, 55 beside.)
+
 numba's simplest threading layer (`workqueue`) aborts the process when two Python threads enter
 it at once, so there is a lock at the door.
 """
 
+import os
 import threading
 from typing import Any
 
@@ -27,7 +35,17 @@ from numba.extending import intrinsic
 from baremetal.errors import BaremetalError
 from baremetal.kernels.native.compiler import compile_or_load
 
+SPINS = 10_000  # some tens of microseconds: longer than Python takes between two launches
 PARALLEL_FROM = 16_384  # elements: below this, starting threads costs more than it saves
+
+
+def _be_less_patient() -> None:
+    """Must come before the OpenMP library is loaded, which numba does at its first loop."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+
+
+_be_less_patient()
 
 
 @intrinsic
