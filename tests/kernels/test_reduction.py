@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from baremetal.kernels import reduction as family
 from baremetal.kernels.kernel import registry
 from baremetal.kernels.native import reduction as native
+from baremetal.kernels.native.pool import POOL
 
 DTYPES = [np.float32, np.float64]
 ULP = {np.float32: 1.2e-7, np.float64: 2.3e-16}
@@ -133,6 +134,39 @@ def test_the_pieces_of_a_sum_neither_overflow_nor_lose_digits(size):
     x[size // 2 :] *= -1  # cancels: what is left shows the error of the pieces
     family.sum.run(x, out, axis=(0,))
     np.testing.assert_allclose(out, x.sum(dtype=np.float64), rtol=ULP[np.float32])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["sum", "mean"])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((256, 16), (0,)), ((257, 17), (0,)), ((3, 300, 40), (0, 1)), ((5, 64, 3, 7), (0, 1))],
+)
+def test_sums_of_whole_rows_go_by_bands(name, shape, axis, dtype, check):
+    """Whatever the rows come to: an odd last band, several leading axes, any number of threads."""
+    rng = np.random.default_rng(len(shape))
+    x = rng.standard_normal(shape).astype(dtype)
+    kernel = getattr(family, name)
+    kept = kept_shape(shape, axis)
+    packed = kernel.pack(x, np.empty(kept, dtype), axis=axis)
+    assert [launch.body.name for launch in packed] == ["band_body", "bands_body"]
+    count = x.size // math.prod(kept)  # sums may cancel: relative to the magnitudes, as above
+    bounds = {"rtol": 4 * ULP[dtype], "atol": 16 * ULP[dtype] * (count if name == "sum" else 1)}
+    check(kernel, x, out=(kept, dtype), axis=axis, **bounds)
+    results = []
+    for threads in (1, POOL.largest):
+        POOL.set_threads(threads)
+        results.append(np.empty(kept, dtype))
+        kernel.run(x, results[-1], axis=axis)
+    assert results[0].tobytes() == results[1].tobytes()
+
+
+def test_the_bands_of_a_sum_neither_overflow_nor_lose_digits():
+    out = np.empty(32, np.float32)
+    x = np.full((1024, 32), 3e38, np.float32)
+    x[512:] *= -1
+    family.sum.run(x, out, axis=(0,))
+    np.testing.assert_array_equal(out, 0.0)
 
 
 def test_reducing_no_axes_and_axes_of_size_one():

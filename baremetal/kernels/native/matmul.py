@@ -128,7 +128,9 @@ def _product(a, b, out, bias, alpha, beta) -> Sequence[Launch] | None:
     if in_a is None or in_b is None or in_out is None or in_out[0]:
         return None
     (ta, lda), (tb, ldb), ldc = in_a, in_b, in_out[1]
-    by_columns = n > m
+    # Each BLAS call copies its rows of A and columns of B into an order of its own, and where A
+    # lies transposed (a weight gradient) the copy of B is the slow one: a tie is split by columns.
+    by_columns = n >= m if ta else n > m
     blocks = ((n if by_columns else m) + BLOCK - 1) // BLOCK
     words = [
         a, b, out, m, n, k, ta, tb, lda, ldb, ldc,

@@ -10,7 +10,8 @@ lanes, and a whole slab of 64 neighbours is added to them at a time:
 
 Either way the order of the additions is written down here and owed neither to the compiler nor to
 the number of threads. Each result belongs to one item, hence to one thread. Only a sum over
-everything is cut into pieces of fixed size, whose sums are added in a second launch.
+everything is cut into pieces of fixed size, whose sums are added in a second launch (and one over
+many whole rows into bands: `row_sum.py`).
 
 Sums are kept in float64, those of the pieces too, so a float32 sum of n numbers is as exact as
 float32 can say it unless it cancels: its error is at most about (n / 64 + 6) 2^-53 times the sum of
@@ -50,6 +51,7 @@ from baremetal.kernels.native.abi import (
     pointer_i64,
 )
 from baremetal.kernels.native.broadcast import buffer, gather, row_starts
+from baremetal.kernels.native.row_sum import row_sum
 from baremetal.kernels.native.vmath import PRECISE, select
 
 LANES = 64
@@ -224,7 +226,8 @@ def mean(x, out, *, axis):
 
 def _pack_sum(x, out, axis, divisor: int) -> Sequence[Launch] | None:
     if x.size < 2 * PIECE or len(axis) < x.ndim or not x.flags.c_contiguous:
-        return pack_reduction(sum_body, x, out, axis, divisor)
+        by_rows = row_sum(x, out, axis, divisor)
+        return by_rows if by_rows is not None else pack_reduction(sum_body, x, out, axis, divisor)
     if x.dtype not in FLOATING or out.dtype != x.dtype:
         return None
     # A sum over everything is one item, for one thread: cut it into pieces, then add their sums.
