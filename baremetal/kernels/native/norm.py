@@ -1,11 +1,14 @@
 """LayerNorm and RMSNorm, compiled: per row a few short loops; for the weights, per column.
 
-Rows are divided among the threads where the result is a row (out, dx). Where the result is a
-column sum (dw, db) the *columns* are divided, in pieces of one cache line: each sum is computed
-wholly by one thread, in an order that does not depend on how many there are.
+Rows are divided among the threads where the result is a row (out, dx). Where it is a sum over rows
+(dw, db), they are summed in bands of 64, whole rows at a time (`row_sum.py` says why), and then the
+bands' sums are added in their order: rounding errors grow with 64 + rows / 64 instead of with the
+number of rows, and the bits do not depend on the number of threads.
 """
 
 import math
+
+import numpy as np
 
 from baremetal.kernels.native.abi import (
     FLOATING,
@@ -16,10 +19,10 @@ from baremetal.kernels.native.abi import (
     offset,
     pointer,
     scalar,
-    stack,
 )
 from baremetal.kernels.native.rows import rows_of
 
+BAND = 64  # rows whose sum one item makes
 PIECE = 16  # columns that are never split between threads: one cache line of float32
 
 
@@ -100,44 +103,47 @@ def layer_norm_backward_input(x, weight, grad, mean, rstd, out):
     return [Launch(layer_norm_backward_input_body, x.dtype, words, rows, width)]
 
 
-@body
-def norm_backward_weight_body(lo, hi, args):
-    """Pieces lo..hi (of 16 columns) of grad_weight = sum(grad x̂) and grad_bias = sum(grad).
+@body(reassociate=True)
+def norm_band_body(lo, hi, args):
+    """Bands lo..hi (of 64 rows): sums (bands, 2, width) of grad x̂ and of grad.
 
-    Words: 0 x, 1 grad, 2 mean or 0, 3 rstd, 4 grad_weight, 5 grad_bias or 0, 6-7 row distances of
-    x and grad, 8 rows, 9 width. Without a mean (RMSNorm), x̂ = x rstd.
-
-    Sums of 64 rows at a time, then the sum of these: rounding errors grow with 64 + rows / 64
-    instead of with the number of rows.
+    Words: 0 x, 1 grad, 2 mean or 0, 3 rstd, 4 sums, 5-6 row distances of x and grad, 7 rows,
+    8 width. Without a mean (RMSNorm), x̂ = x rstd.
     """
     means, has_mean, rstds = pointer(args, 2), integer(args, 2) != 0, pointer(args, 3)
-    x_step, grad_step, rows = integer(args, 6), integer(args, 7), integer(args, 8)
-    has_bias = integer(args, 5) != 0
-    end = min(hi * 16, integer(args, 9))
-    weight_tile, bias_tile = stack(args, 256), stack(args, 256)
-    for column in range(lo * 16, end, 256):
-        count = min(256, end - column)
-        grad_weight, grad_bias = offset(pointer(args, 4), column), offset(pointer(args, 5), column)
-        for j in range(count):
-            grad_weight[j] = cast(args, 0)
-        if has_bias:
-            for j in range(count):
-                grad_bias[j] = cast(args, 0)
-        for first in range(0, rows, 64):
-            for j in range(count):
-                weight_tile[j], bias_tile[j] = cast(args, 0), cast(args, 0)
-            for row in range(first, min(first + 64, rows)):
-                x = offset(pointer(args, 0), row * x_step + column)
-                grad = offset(pointer(args, 1), row * grad_step + column)
-                mean, rstd = means[row] if has_mean else cast(args, 0), rstds[row]
-                for j in range(count):
-                    weight_tile[j] += grad[j] * ((x[j] - mean) * rstd)
-                    bias_tile[j] += grad[j]
-            for j in range(count):
-                grad_weight[j] += weight_tile[j]
-            if has_bias:
-                for j in range(count):
-                    grad_bias[j] += bias_tile[j]
+    x_step, grad_step, rows, width = (
+        integer(args, 5), integer(args, 6), integer(args, 7), integer(args, 8)
+    )  # fmt: skip
+    for band in range(lo, hi):
+        weight_sum = offset(pointer(args, 4), 2 * band * width)
+        bias_sum = offset(weight_sum, width)
+        for j in range(width):
+            weight_sum[j], bias_sum[j] = cast(args, 0), cast(args, 0)
+        for row in range(band * BAND, min((band + 1) * BAND, rows)):
+            x = offset(pointer(args, 0), row * x_step)
+            grad = offset(pointer(args, 1), row * grad_step)
+            mean, rstd = means[row] if has_mean else cast(args, 0), rstds[row]
+            for j in range(width):
+                weight_sum[j] += grad[j] * ((x[j] - mean) * rstd)
+                bias_sum[j] += grad[j]
+
+
+@body
+def norm_bands_body(lo, hi, args):
+    """Pieces lo..hi (of 16 columns) of grad_weight and grad_bias: the bands' sums, added up.
+
+    Words: 0 sums (bands, 2, width), 1 grad_weight, 2 grad_bias or 0, 3 bands, 4 width.
+    """
+    bands, width = integer(args, 3), integer(args, 4)
+    for part in range(2 if integer(args, 2) != 0 else 1):
+        out = pointer(args, 1 + part)
+        first, end = lo * PIECE, min(hi * PIECE, width)
+        for j in range(first, end):
+            out[j] = cast(args, 0)
+        for band in range(bands):
+            sums = offset(pointer(args, 0), (2 * band + part) * width)
+            for j in range(first, end):
+                out[j] += sums[j]
 
 
 def layer_norm_backward_weight(x, grad, mean, rstd, grad_weight, grad_bias):
@@ -151,12 +157,14 @@ def _weight_gradient(x, grad, mean, rstd, grad_weight, grad_bias):
     if steps is None:
         return None
     rows, width = x.shape
-    words = (
-        x, grad, 0 if mean is None else mean, rstd, grad_weight,
-        0 if grad_bias is None else grad_bias, *steps, rows, width,
-    )  # fmt: skip
-    pieces = -(-width // PIECE)
-    return [Launch(norm_backward_weight_body, x.dtype, words, pieces, rows * PIECE)]
+    bands = -(-rows // BAND)
+    sums = np.empty((bands, 2, width), x.dtype)
+    by_band = (x, grad, 0 if mean is None else mean, rstd, sums, *steps, rows, width)
+    joined = (sums, grad_weight, 0 if grad_bias is None else grad_bias, bands, width)
+    return [
+        Launch(norm_band_body, x.dtype, by_band, bands, BAND * width),
+        Launch(norm_bands_body, x.dtype, joined, -(-width // PIECE), 2 * bands * PIECE),
+    ]
 
 
 @body(reassociate=True)
