@@ -171,6 +171,24 @@ def test_shapes_of_sampling_and_of_training(dtype, m, n, k):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (5, 40), (40, 5), (48, 65)])
+def test_weight_gradients_over_many_tokens_are_summed_in_halves(m, n, pieces, dtype):
+    """Into a result inside a larger one, from slices of rows; not where something is added."""
+    rng = np.random.default_rng(m)
+    tokens = 1024
+    grad, x = (rng.standard_normal((tokens, w + 3)).astype(dtype)[:, 1:-2] for w in (m, n))
+    memory, out = result_inside((m, n), dtype, np.nan)
+    assert len(matmul.pack(grad.T, x, out, alpha=0.5)) == 2
+    run_in_pieces(matmul, grad.T, x, out, alpha=0.5, pieces=pieces)
+    assert_is_product(out, grad.T, x, 0.5)
+    assert np.isnan(memory).sum() == memory.size - out.size
+    for kept in (grad[:1022], grad[:1023], grad):  # too short, odd, or added to what is there
+        beta = 1.0 if kept is grad else 0.0
+        assert len(matmul.pack(kept.T, x[: len(kept)], out, beta=beta)) == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_same_threads_same_bits(dtype):
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((70, 300)).astype(dtype), rng.standard_normal((300, 130))
