@@ -4,7 +4,7 @@
 
 A block of columns for each thread would need no second step. But then each thread would read a
 piece of a row, jump to the next row, and read a piece again, and a jump is what memory is slow at:
-on two Sapphire Rapids cores that ran at 20 GB/s of 44. Instead the rows are cut into bands of fixed
+on two cores of a Xeon that ran at 20 GB/s of 44. Instead the rows are cut into bands of fixed
 height. A band is read from its first byte to its last and added up in a row of float64 of its own;
 then the bands' rows are added, in their order. So the bits depend on the band's height, which is
 written here, and not on the number of threads.
