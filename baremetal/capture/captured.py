@@ -186,6 +186,7 @@ def _off_the_tape(returned: Any) -> Any:
         return returned.detach()
     if isinstance(returned, Mapping):
         return {key: _off_the_tape(value) for key, value in returned.items()}
-    if isinstance(returned, Sequence) and not isinstance(returned, str):
-        return type(returned)(_off_the_tape(value) for value in returned)  # type: ignore[call-arg]
+    if isinstance(returned, (list, tuple)):
+        make = getattr(returned, "_make", type(returned))  # a named tuple is made in its own way
+        return make(_off_the_tape(value) for value in returned)
     return returned

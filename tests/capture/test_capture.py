@@ -1,6 +1,7 @@
 """A captured step: the same bits as the eager one, refusals that name what is wrong."""
 
 import sys
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -146,6 +147,18 @@ def test_outputs_keep_their_memory_and_their_form():
     np.testing.assert_array_equal(second["double"].numpy(), [4, 4, 4])
     np.testing.assert_array_equal(second["parts"][0].numpy(), [5, 5, 5])
     assert second["parts"][1].item() == 12.0
+
+
+def test_named_tuples_keep_their_names():
+    pair = namedtuple("pair", "sum mean")
+
+    def both(x):
+        return pair(Tensor(x).sum(), Tensor(x).mean())
+
+    captured = capture(both)
+    for value in (1.0, 3.0):
+        found = captured(np.full(4, value, np.float32))
+        assert (found.sum.item(), found.mean.item()) == (4 * value, value)
 
 
 def test_gradients_without_an_arena_are_renewed():
