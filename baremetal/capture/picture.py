@@ -50,7 +50,13 @@ def arena_figure(plan: Plan, title: str = "") -> Figure:
         )  # fmt: skip
     alive = [alive_bytes / MB for alive_bytes in plan.alive_bytes()]
     (line,) = axes.step(
-        range(len(alive)), alive, where="mid", color=style.INK, linewidth=1.2, zorder=3
+        range(len(alive)),
+        alive,
+        where="mid",
+        color=style.INK,
+        linewidth=1.2,
+        zorder=3,
+        path_effects=style.halo(),
     )
     handles = [
         Rectangle((0, 0), 1, 1, facecolor=style.colour(n), hatch=style.hatch(n) or None)
