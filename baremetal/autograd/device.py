@@ -62,6 +62,16 @@ class Device:
     def __repr__(self) -> str:
         return f"Device({self.name!r}, kernels={self.kernels!r})"
 
+    def __deepcopy__(self, memo: dict) -> "Device":
+        """The same device: a copied model lives where the original does."""
+        return self
+
+    def __reduce__(self) -> str:
+        """Pickled by name: the default device of whichever process reads it."""
+        if self is not CPU:
+            raise AutogradError(f"pickling {self}: devices stay in their process")
+        return "CPU"
+
     def empty(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """An uninitialised, C-contiguous array of this shape and dtype."""
         if type(shape) is not tuple:

@@ -1,11 +1,14 @@
 """The device: memory that is recycled, launches that can be listened to."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baremetal.autograd import Device, Tensor
+from baremetal.autograd import CPU, AutogradError, Device, Tensor
 from baremetal.autograd.memory import ALIGNMENT_BYTES, POOLED_FROM_BYTES, MemoryPool, rounded_size
 from baremetal.errors import BaremetalError
 from baremetal.kernels import elementwise as kernels
@@ -127,3 +130,13 @@ def test_reference_kernels_can_be_chosen():
     device.launch(kernels.exp, np.zeros(2, np.float32), out)
     assert out.tolist() == [1.0, 1.0]
     assert "reference" in repr(device)
+
+
+def test_a_device_is_a_place_and_not_copied():
+    """What holds one (a model's dropout) can be copied and pickled, and stays where it is."""
+    assert copy.deepcopy(CPU) is CPU
+    assert pickle.loads(pickle.dumps(CPU)) is CPU
+    other = Device("other")
+    assert copy.deepcopy(other) is other
+    with pytest.raises(AutogradError, match="devices stay in their process"):
+        pickle.dumps(other)

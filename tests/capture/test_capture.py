@@ -326,4 +326,5 @@ def test_a_replayed_step_is_one_call_however_many_layers(layers, monkeypatch):
     finally:
         sys.setprofile(None)
     names = [frame.f_code.co_name for frame in entered]
-    assert names == ["run", "run_all", "_drive_all"]  # the last is compiled
+    assert names[:2] == ["run", "run_all"]
+    assert names[2:] in (["_drive_all"], [])  # compiled; some versions of Python report it

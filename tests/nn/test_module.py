@@ -1,6 +1,7 @@
 """The tree of parameters: names, state in and out, conversion."""
 
 import copy
+import pickle
 
 import ml_dtypes
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from baremetal.autograd import AutogradError, Device, Parameter, Tensor
 from baremetal.errors import BaremetalError
-from baremetal.nn import Linear, Module, StateError
+from baremetal.nn import GPT, GPTConfig, Linear, Module, StateError
 from baremetal.optim import SGD
 
 
@@ -224,3 +225,15 @@ def test_a_state_is_loaded_as_a_whole_or_not_at_all(pair):
     assert all(np.array_equal(a, before[name]) for name, a in contents(pair).items())
     pair.load_state_dict(state | {"scale": np.array([np.inf])})  # it was infinite when saved
     assert pair.scale.tolist() == [np.inf]
+
+
+def test_a_copied_or_pickled_model_goes_on_with_its_own_dropout():
+    """Its state is its own; the device that the state lies on is the same."""
+    model = GPT(GPTConfig(vocab_size=11, context=8, layers=1, heads=2, width=8, dropout=0.5),
+                rng=np.random.default_rng(0))  # fmt: skip
+    tokens = np.arange(8)[None]
+    expected = model(tokens).numpy().copy()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(twin(tokens).numpy(), expected)
+        twin.dropout_state.begin_microbatch(1)
+        assert model.dropout_state.buffer[2] == 0
