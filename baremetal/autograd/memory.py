@@ -125,6 +125,12 @@ class MemoryPool:
 
 
 def _from_system(size_bytes: int) -> _Memory:
-    owner = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
-    address = owner.__array_interface__["data"][0]
-    return _Memory(owner, -(-address // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
+    memory = aligned_memory(size_bytes)
+    return _Memory(memory, memory.__array_interface__["data"][0])
+
+
+def aligned_memory(size_bytes: int) -> np.ndarray:
+    """Uninitialised bytes, (size_bytes,) uint8, that begin on a cache line."""
+    whole = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
+    start = -whole.__array_interface__["data"][0] % ALIGNMENT_BYTES
+    return whole[start : start + size_bytes]

@@ -22,7 +22,7 @@ tried and the lowest stack wins.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-ALIGNMENT_BYTES = 64  # every buffer begins on a cache line of its own
+from baremetal.autograd.memory import ALIGNMENT_BYTES
 
 
 class Lifetime(NamedTuple):
@@ -38,7 +38,7 @@ class Lifetime(NamedTuple):
 
 
 def aligned(size_bytes: int) -> int:
-    """The size rounded up to whole cache lines."""
+    """The size rounded up to whole cache lines: every buffer begins on one of its own."""
     return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 

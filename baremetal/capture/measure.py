@@ -22,17 +22,16 @@ def measure_plan(plan: Plan, replay: Replay, repeats: int = 3) -> Trace:
         replay.run_one_by_one()
     trace = Trace()
     alive_bytes = plan.alive_bytes()
-    run = iter(replay.launches())
-    for number, launch in enumerate(plan.launches):
+    for number, (launch, run) in enumerate(zip(plan.launches, replay.launches(), strict=True)):
         start_ps = trace.now_ps()
-        next(run)()
+        run()
+        duration_ps = trace.now_ps() - start_ps
         family = launch.kernel.__module__.rpartition(".")[2]
         facts = {
             "flops": launch.cost.flops,
             "bytes": launch.cost.size_bytes,
             "shapes": [list(operand.shape) for operand in launch.operands if operand is not None],
         }
-        duration_ps = trace.now_ps() - start_ps
         trace.add_span(TRACK, launch.kernel.name, start_ps, duration_ps, family, facts)
         trace.add_counter(MEMORY, "alive (B)", start_ps, alive_bytes[number])
     return trace

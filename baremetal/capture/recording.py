@@ -26,12 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from baremetal.autograd.device import Device
+from baremetal.autograd.memory import aligned_memory
 from baremetal.autograd.op import owner
 from baremetal.capture.errors import CaptureError
 from baremetal.kernels.cost import Cost
 from baremetal.kernels.kernel import Kernel
-
-ALIGNMENT_BYTES = 64  # a cache line, and an AVX-512 register
 
 
 class Buffer:
@@ -117,13 +116,13 @@ class Recording:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Lend uninitialised memory whose end we notice."""
         size_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        memory = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT_BYTES
-        buffer = Buffer(len(self.buffers), shape, dtype, memory.ctypes.data + start)
+        memory = aligned_memory(size_bytes)
+        buffer = Buffer(len(self.buffers), shape, dtype, memory.ctypes.data)
         self.buffers.append(buffer)
-        key = id(memory)
-        self._alive[key] = buffer, weakref.ref(memory, lambda _: self._alive.pop(key, None))
-        return np.ndarray(shape, dtype, memory, start)
+        whole = owner(memory)  # what every view of it keeps alive
+        key = id(whole)
+        self._alive[key] = buffer, weakref.ref(whole, lambda _: self._alive.pop(key, None))
+        return np.ndarray(shape, dtype, memory)
 
     def launch(
         self, run: Callable[[], None], kernel: Kernel, arrays: tuple, attributes: dict[str, Any]
@@ -162,10 +161,10 @@ class Recording:
         """Mark what is still alive now that the function has returned."""
         gc.collect()  # what only a reference cycle holds is not held by anybody
         for buffer, reference in [*self._alive.values()]:
-            memory = reference()
-            if memory is not None:
-                start = buffer.address - memory.ctypes.data
-                buffer.memory = memory[start : start + buffer.size_bytes]
+            whole = reference()
+            if whole is not None:
+                start = buffer.address - whole.ctypes.data
+                buffer.memory = whole[start : start + buffer.size_bytes]
         self._alive.clear()
 
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from baremetal.autograd.memory import aligned_memory
 from baremetal.capture.plan import Plan
-from baremetal.capture.recording import ALIGNMENT_BYTES, Operand
+from baremetal.capture.recording import Operand, RecordedLaunch
 
 if TYPE_CHECKING:
     from baremetal.kernels.native.abi import Launch
@@ -40,7 +41,7 @@ class Replay:
     def __init__(self, plan: Plan, native: bool = True) -> None:
         self.plan = plan
         self._native = native
-        self.arena = _aligned_memory(plan.memory.planned_bytes)
+        self.arena = aligned_memory(plan.memory.planned_bytes)
         # Tables and blocks hold bare addresses: what owns that memory must stay alive beside them.
         self._launches: list[Launch] = []
         self._parts = self._bind()
@@ -53,12 +54,8 @@ class Replay:
     def launches(self) -> Iterator[Callable[[], Any]]:
         """The plan's launches one by one, as functions that run them: for whoever times them."""
         for launch in self.plan.launches:
-            arrays = tuple(map(self._bound, launch.operands))
-            packed = launch.kernel.pack(*arrays, **launch.attributes) if self._native else None
-            if packed is None:
-                yield partial(launch.kernel.reference, *arrays, **launch.attributes)
-            else:
-                yield partial(_run_each, packed)
+            packed = self._packed(launch)
+            yield packed if callable(packed) else partial(_run_each, packed)
 
     def run_one_by_one(self) -> None:
         """Do the step once, coming back to Python after each launch."""
@@ -74,6 +71,14 @@ class Replay:
             return operand.over(buffer.memory)
         return operand.over(self.arena, self.plan.offsets[buffer])
 
+    def _packed(self, launch: RecordedLaunch) -> "Sequence[Launch] | Callable[[], Any]":
+        """A recorded launch at its planned addresses: native launches, or a call of NumPy's."""
+        arrays = tuple(map(self._bound, launch.operands))
+        packed = launch.kernel.pack(*arrays, **launch.attributes) if self._native else None
+        if packed is None:
+            return partial(launch.kernel.reference, *arrays, **launch.attributes)
+        return packed
+
     def _bind(self) -> list[Callable[[], Any]]:
         """Runs of native calls, and references between them."""
         from baremetal.kernels.native.pool import POOL
@@ -81,14 +86,13 @@ class Replay:
         parts: list[Callable[[], Any]] = []
         waiting: list[Launch] = []  # native launches that no reference has come between
         for launch in self.plan.launches:
-            arrays = tuple(map(self._bound, launch.operands))
-            packed = launch.kernel.pack(*arrays, **launch.attributes) if self._native else None
-            if packed is not None:
+            packed = self._packed(launch)
+            if not callable(packed):
                 waiting += packed
                 continue
             if waiting:
                 parts.append(partial(POOL.run_all, self._table(waiting)))
-            parts.append(partial(launch.kernel.reference, *arrays, **launch.attributes))
+            parts.append(packed)
             waiting = []
         if waiting:
             parts.append(partial(POOL.run_all, self._table(waiting)))
@@ -108,9 +112,3 @@ class Replay:
 def _run_each(packed: "Sequence[Launch]") -> None:
     for launch in packed:
         launch.run()
-
-
-def _aligned_memory(size_bytes: int) -> np.ndarray:
-    memory = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT_BYTES
-    return memory[start : start + size_bytes]

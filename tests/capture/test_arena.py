@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from baremetal.autograd.memory import ALIGNMENT_BYTES
 from baremetal.capture.arena import (
-    ALIGNMENT_BYTES,
     Lifetime,
     _place,
     aligned,

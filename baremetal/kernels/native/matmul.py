@@ -157,7 +157,10 @@ def _product(a, b, out, bias, alpha, beta) -> Sequence[Launch] | None:
 
 
 def _is_long(m: int, n: int, k: int) -> bool:
-    """Whether a weight gradient sums over so many tokens that halving the sum pays."""
+    """Whether a weight gradient sums over so many tokens that halving the sum pays.
+
+    Joining the halves moves 3 m n numbers; the operands that BLAS copies have k (m + n).
+    """
     return k >= LONG and k % 2 == 0 and 4 * m * n <= k * (m + n)
 
 

@@ -35,7 +35,7 @@ from numba.extending import intrinsic
 from baremetal.errors import BaremetalError
 from baremetal.kernels.native.compiler import compile_or_load
 
-SPINS = 10_000  # some tens of microseconds: longer than Python takes between two launches
+SPINS = 10_000  # of OpenMP's waiting loop: outlasts what Python does between two launches
 PARALLEL_FROM = 16_384  # elements: below this, starting threads costs more than it saves
 
 
