@@ -242,7 +242,7 @@ out, total = np.empty_like(x), np.empty((), np.float32)
 elementwise.silu.run(x, out)
 elementwise.multiply.run(out, out, out)
 reduction.sum.run(out, total, axis=(0,))
-driver = sum(POOL._drive.stats.cache_hits.values())
+driver = sum(POOL.driver.stats.cache_hits.values())
 print(json.dumps([COMPILING.compiled, COMPILING.loaded, driver, float(total)]))
 """
 

@@ -57,8 +57,8 @@ def results_of_large_launches() -> list[bytes]:
 @needs_two
 def test_one_and_two_threads_give_the_same_bits(threads, monkeypatch):
     used = []
-    drive = POOL._drive
-    monkeypatch.setattr(POOL, "_drive", lambda *args: (used.append(args[3]), drive(*args))[1])
+    drive = POOL.driver
+    monkeypatch.setattr(POOL, "driver", lambda *args: (used.append(args[3]), drive(*args))[1])
     threads(1)
     alone = results_of_large_launches()
     assert set(used) == {1}
@@ -89,7 +89,7 @@ def test_every_item_is_done_exactly_once(items, count):
 
 def test_small_launches_stay_on_the_calling_thread(monkeypatch):
     chunks = []
-    monkeypatch.setattr(POOL, "_drive", lambda address, block, items, n: chunks.append(n))
+    monkeypatch.setattr(POOL, "driver", lambda address, block, items, n: chunks.append(n))
     out = np.zeros(8, np.float32)
     Launch(count_body, out.dtype, (out,), items=8, work=pool.PARALLEL_FROM // 8 - 1).run()
     Launch(count_body, out.dtype, (out,), items=1, work=10**9).run()

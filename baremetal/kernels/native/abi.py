@@ -228,6 +228,19 @@ def _uncommon_word(value: Any) -> int:
     return int(value)
 
 
+class Scratch(np.ndarray):
+    """Memory that a launch needs while it runs and not afterwards.
+
+    Its type says so: whoever keeps a list of launches may let them all use the same piece, since
+    they run one after another.
+    """
+
+
+def scratch(shape: tuple[int, ...], dtype: Any) -> Scratch:
+    """Uninitialised memory for the time of one call, for a packing function to hand its bodies."""
+    return np.empty(shape, dtype).view(Scratch)
+
+
 class Body:
     """A compiled kernel body: one machine-code address per element type, compiled when first used.
 
@@ -242,6 +255,7 @@ class Body:
         self.function = function
         self.reassociate = reassociate
         self._compiled: dict[np.dtype, Any] = {}
+        _BODIES[self.name] = self
 
     def address(self, dtype: np.dtype) -> int:
         """The machine-code address of the body for this element type (compiles on first use)."""
@@ -251,6 +265,14 @@ class Body:
             compiled = compile_body(self.function, signature, self.reassociate)
             self._compiled[dtype] = compiled
         return compiled.address
+
+
+_BODIES: dict[str, Body] = {}
+
+
+def find_body(name: str) -> Body:
+    """The body of this name. Raises KeyError if the module that declares it is not imported."""
+    return _BODIES[name]
 
 
 def body(function: Callable | None = None, *, reassociate: bool = False) -> Any:
@@ -288,4 +310,4 @@ class Launch:
     def run(self) -> None:
         """Run on the one thread pool; small launches stay on the calling thread."""
         if self.items:
-            POOL.run(self.address, self.block, self.items, self.items * self.work)
+            POOL.run(self.address, address_of(self.block), self.items, self.items * self.work)

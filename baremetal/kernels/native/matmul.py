@@ -22,16 +22,17 @@ import numpy as np
 from baremetal.kernels.native.abi import (
     FLOATING,
     Launch,
-    address_of,
     body,
     integer,
     offset,
     pointer,
     scalar,
+    scratch,
 )
 from baremetal.kernels.native.blas import gemm, gemv
 from baremetal.kernels.native.compiler import inlined
 from baremetal.kernels.native.elementwise import add
+from baremetal.kernels.native.vmath import like
 
 BLOCK = 16  # rows or columns that are never split between threads
 MACS_PER_ELEMENT = 16  # BLAS does about this many multiply-adds in the time of one copied element
@@ -40,6 +41,32 @@ LONG = 1024  # terms in a sum that is worth halving
 BATCH = 15  # the word where the batch begins
 READY_MADE = {0.0: 0, 1.0: 0x3FF0_0000_0000_0000}  # bit patterns that need no conversion
 LARGEST = 2**31 - 1  # BLAS takes 32-bit sizes
+SMALL = 1024  # multiply-adds: below, calling BLAS takes longer than doing it here
+
+
+@inlined(reassociate=True)
+def _dot(a, a_step, b, b_step, count):
+    """The sum of a[0] b[0], a[a_step] b[b_step], ..."""
+    total = like(a[0], 0)
+    if a_step == 1 and b_step == 1:
+        for p in range(count):
+            total += a[p] * b[p]
+    else:
+        for p in range(count):
+            total += a[p * a_step] * b[p * b_step]
+    return total
+
+
+@inlined
+def _product_of_few(ta, tb, rows, columns, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    """What `gemm` computes, for matrices so small that the call would be the cost."""
+    a_row, a_step = (1, lda) if ta else (lda, 1)
+    b_column, b_step = (ldb, 1) if tb else (1, ldb)
+    for i in range(rows):
+        for j in range(columns):
+            total = alpha * _dot(offset(a, i * a_row), a_step, offset(b, j * b_column), b_step, k)
+            at = i * ldc + j
+            c[at] = total if beta == like(beta, 0) else total + beta * c[at]
 
 
 @inlined
@@ -68,7 +95,9 @@ def _blocks_of_one(args, a, b, c, lo, hi):
             for j in range(columns):
                 c[i * ldc + j] = bias[j]
     alpha, beta = scalar(args, 11), scalar(args, 12)
-    if m == 1:
+    if rows * columns * k <= SMALL:
+        _product_of_few(ta, tb, rows, columns, k, alpha, a, lda, b, ldb, beta, c, ldc)
+    elif m == 1:
         gemv(not tb, columns, k, alpha, b, ldb, a, lda if ta else 1, beta, c)
     else:
         gemm(ta, tb, rows, columns, k, alpha, a, lda, b, ldb, beta, c, ldc)
@@ -104,6 +133,21 @@ def batched_matmul_body(lo, hi, args):
             offset(pointer(args, 2), c), item - matrix * blocks, end - matrix * blocks,
         )  # fmt: skip
         item = end
+
+
+@body
+def halved_matmul_body(lo, hi, args):
+    """Blocks lo..hi, counted through both halves of a sum, each with a result of its own.
+
+    Words: 15 blocks per half, 16 C of the second, 17-18 where its part of A and of B begins.
+    """
+    blocks = integer(args, 15)
+    a, b = pointer(args, 0), pointer(args, 1)
+    if lo < blocks:
+        _blocks_of_one(args, a, b, pointer(args, 2), lo, min(hi, blocks))
+    if hi > blocks:
+        a, b = offset(a, integer(args, 17)), offset(b, integer(args, 18))
+        _blocks_of_one(args, a, b, pointer(args, 16), max(lo, blocks) - blocks, hi - blocks)
 
 
 def matmul(a, b, out, *, alpha=1.0, beta=0.0):
@@ -172,20 +216,18 @@ def _in_halves(a, b, out, alpha, distances) -> Sequence[Launch] | None:
     """
     (m, k), n = a.shape, b.shape[1]
     lda, ldb, ldc = distances
-    other = np.empty((m, ldc), out.dtype)[:, :n]  # the second half, laid out as `out` is
+    other = scratch((m, ldc), out.dtype)[:, :n]  # the second half, laid out as `out` is
     joined = add(out, other, out)
     if joined is None:
         return None
-    # A batch of two, whose matrices lie half of the sum apart, and whose results wherever they do.
-    apart = (address_of(other) - address_of(out)) // out.itemsize
     blocks = -(-m // BLOCK)
     words = [
         a, b, out, m, n, k // 2, 1, 0, lda, ldb, ldc,
         READY_MADE.get(alpha, float(alpha)), READY_MADE[0.0], 0, 0,
-        blocks, 1, 1, 1, 2, 0, 0, 0, k // 2 * lda, 0, 0, 0, k // 2 * ldb, 0, 0, 0, apart, other,
+        blocks, other, k // 2 * lda, k // 2 * ldb,
     ]  # fmt: skip
     work = m * n * k // MACS_PER_ELEMENT // (2 * blocks)
-    return [Launch(batched_matmul_body, out.dtype, words, 2 * blocks, work), *joined]
+    return [Launch(halved_matmul_body, out.dtype, words, 2 * blocks, work), *joined]
 
 
 def _layout(matrix: np.ndarray, rows: int, columns: int) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from baremetal.kernels.native.abi import (
     offset,
     pointer,
     scalar,
+    scratch,
 )
 from baremetal.kernels.native.rows import rows_of
 
@@ -158,7 +159,7 @@ def _weight_gradient(x, grad, mean, rstd, grad_weight, grad_bias):
         return None
     rows, width = x.shape
     bands = -(-rows // BAND)
-    sums = np.empty((bands, 2, width), x.dtype)
+    sums = scratch((bands, 2, width), x.dtype)
     by_band = (x, grad, 0 if mean is None else mean, rstd, sums, *steps, rows, width)
     joined = (sums, grad_weight, 0 if grad_bias is None else grad_bias, bands, width)
     return [

@@ -63,8 +63,7 @@ def _call(typing_context, address, lo, hi, args):
     return types.void(types.int64, types.int64, types.int64, types.int64), generate
 
 
-def _drive(address, block, items, chunks):
-    args = block.ctypes.data
+def _drive(address, args, items, chunks):
     if chunks == 1:
         _call(address, 0, items, args)
     else:
@@ -98,7 +97,8 @@ class ThreadPool:
     def __init__(self) -> None:
         self.threads = numba.get_num_threads()
         self._lock = threading.Lock()
-        self._drive = _compiled(_drive, "void(int64, int64[::1], int64, int64)")
+        # The loop over the items of one launch; `program.py` calls it from compiled code.
+        self.driver = _compiled(_drive, "void(int64, int64, int64, int64)")
         self._drive_all: Any = None  # compiled when a first list is run
 
     @property
@@ -117,15 +117,17 @@ class ThreadPool:
         self.threads = int(threads)
         numba.set_num_threads(self.threads)
 
-    def run(self, address: int, block: np.ndarray, items: int, elements: int) -> None:
+    def run(self, address: int, block: int, items: int, elements: int) -> None:
         """Run a body over `items` items; `elements` is the work, for choosing serial or parallel.
+
+        `address` and `block` are where the machine code and its words lie.
 
         The chunk count depends on sizes and on the thread count alone, so the same launch is
         split the same way every time: same threads, same bits.
         """
         chunks = min(self.threads, items) if elements >= PARALLEL_FROM else 1
         with self._lock:
-            self._drive(address, block, items, chunks)
+            self.driver(address, block, items, chunks)
 
     def run_all(self, table: np.ndarray) -> None:
         """`run` for a whole list, (n, 4) int64, without Python between one and the next.

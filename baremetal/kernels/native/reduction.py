@@ -49,6 +49,7 @@ from baremetal.kernels.native.abi import (
     pointer,
     pointer_f64,
     pointer_i64,
+    scratch,
 )
 from baremetal.kernels.native.broadcast import buffer, gather, row_starts
 from baremetal.kernels.native.row_sum import row_sum
@@ -233,7 +234,7 @@ def _pack_sum(x, out, axis, divisor: int) -> Sequence[Launch] | None:
     # A sum over everything is one item, for one thread: cut it into pieces, then add their sums.
     flat = x.reshape(-1)
     pieces = x.size // PIECE
-    sums = np.empty(pieces + 1)  # float64: only the end result is rounded
+    sums = scratch((pieces + 1,), np.float64)  # only the end result is rounded
     whole = flat[: pieces * PIECE].reshape(pieces, PIECE)
     rest = flat[pieces * PIECE :].reshape(1, -1)
     sums[pieces] = 0

@@ -24,6 +24,7 @@ from baremetal.kernels.native.abi import (
     integer,
     pointer,
     pointer_f64,
+    scratch,
 )
 
 BAND = 128  # rows added up by one item of the first launch
@@ -73,7 +74,7 @@ def row_sum(
     if not (x.flags.aligned and out.flags.aligned):
         return None
     bands = -(-rows // BAND)
-    sums = np.empty((bands, columns))
+    sums = scratch((bands, columns), np.float64)
     blocks = -(-columns // BLOCK)
     return (
         Launch(band_body, x.dtype, (x, sums, rows, columns), bands, BAND * columns),

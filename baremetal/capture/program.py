@@ -1,0 +1,471 @@
+"""The plan as source: one function that does the whole step, to read and to compile.
+
+A plan is a list of calls with nothing left open, so it can be written out. What comes out is the
+program that somebody would have written by hand who had all the sizes and all the patience:
+
+    def blocks_forward(threads, arena, bodies, x, qkv_weight, ...):
+        # linear: x 192x128, weight 384x128, bias 384 -> out 192x384
+        linear = arena + 98304
+        run(MATMUL, 24, threads, words_f32((x, qkv_weight, linear, 192, 384, 128, ...)))
+        ...
+
+    def step(arena, workspace, fixed, bodies, threads):
+        blocks_forward(threads, arena, bodies, arena + 0, fixed[3], ...)
+        blocks_forward(threads, arena, bodies, arena + 786432, fixed[15], ...)
+
+Stretches that repeat (`repeats.py`) become functions: code grows with the number of *different*
+layers. What differs between the repetitions, addresses alone, becomes their parameters.
+
+The text holds everything that the machine code depends on but the kernels themselves: sizes,
+strides, places in the arena, the order of calls. It holds no address, for these change from
+process to process; they come in tables. So its hash is a key under which the compiled step can be
+kept on disk (`native.py`), and no other plan can be mistaken for it.
+"""
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from baremetal.capture.plan import Plan
+from baremetal.capture.recording import Operand, RecordedLaunch
+from baremetal.capture.repeats import Node, Repeat, find_repeats
+from baremetal.trace import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from baremetal.kernels.native.abi import Launch
+
+WIDTH = 100
+RESERVED = {"arena", "workspace", "fixed", "bodies", "threads", "run", "inline", "part", "step"}
+
+
+class Place:
+    """Where an operand begins, said without an address.
+
+    Attributes:
+        region: "arena", "workspace" or "fixed".
+        base: bytes from the region's beginning; for "fixed" the row of the table of addresses.
+        offset_bytes: from there.
+        name: what it is called, for the reader.
+        note: its dtype and shape, for the reader.
+    """
+
+    __slots__ = ("base", "name", "note", "offset_bytes", "region")
+
+    def __init__(self, region: str, base: int, offset_bytes: int, name: str, note: str) -> None:
+        self.region = region
+        self.base = base
+        self.offset_bytes = offset_bytes
+        self.name = name
+        self.note = note
+
+    @property
+    def start(self) -> tuple[str, int]:
+        """What two operands share that lie in the same buffer."""
+        return self.region, self.base
+
+    def text(self) -> str:
+        """As an expression."""
+        return f"fixed[{self.base}]" if self.region == "fixed" else f"{self.region} + {self.base}"
+
+
+class Call(NamedTuple):
+    """One native launch, its words ready to be written.
+
+    Attributes:
+        launch: what runs.
+        words: its block; places where it holds addresses.
+        remark: what the recorded launch was, or None if an earlier call said so.
+        kernel: the recorded launch's kernel.
+    """
+
+    launch: "Launch"
+    words: tuple[Place | int, ...]
+    remark: str | None
+    kernel: str
+
+    @property
+    def kind(self) -> tuple:
+        """Equal for calls that differ in addresses alone."""
+        words = (w.region if isinstance(w, Place) else w for w in self.words)
+        launch = self.launch
+        return launch.body.name, launch.dtype.str, launch.items, launch.work, *words
+
+
+class Placer:
+    """Says for every array in a block where it lies.
+
+    Args:
+        plan: whose buffers these are.
+        arena, workspace: the memory that the plan is bound to.
+        names: what arrays outside the arena are called, by address.
+
+    Attributes:
+        fixed: the arrays outside, in the order of the table of addresses.
+        notes: a name and a note for each.
+    """
+
+    def __init__(
+        self, plan: Plan, arena: np.ndarray, workspace: np.ndarray, names: dict[int, str]
+    ) -> None:
+        from baremetal.kernels.native.abi import address_of
+
+        self.fixed: list[np.ndarray] = []
+        self.notes: list[tuple[str, str]] = []
+        self._plan = plan
+        self._address_of = address_of
+        self._arena_start = address_of(arena)
+        self._workspace = address_of(workspace), workspace.nbytes
+        self._names = names
+        self._rows: dict[int, int] = {}  # of the table, by address
+        self._called: dict[object, str] = {}  # buffers, after the launch that first touched them
+
+    def place(self, array: np.ndarray, launch: RecordedLaunch) -> Place:
+        """The place of an array in the block of this launch."""
+        address = self._address_of(array)
+        start, size_bytes = self._workspace
+        if array.size and start <= address < start + size_bytes:
+            note = _note(array.dtype, array.shape)
+            return Place("workspace", address - start, 0, "scratch", note)
+        for operand in launch.operands:
+            found = self._in_arena(operand, address, array)
+            if found is not None:
+                return found
+        return self._outside(array, address)
+
+    def introduce(self, launch: RecordedLaunch) -> None:
+        """Call the buffers that this launch touches first after it and their role in it."""
+        roles = roles_of(launch)
+        for operand, role in zip(launch.operands, roles, strict=True):
+            if operand is not None and operand.buffer is not None:
+                name = launch.kernel.name + ("" if role == "out" else f"_{role}")
+                self._called.setdefault(operand.buffer, name)
+
+    def _in_arena(self, operand: Operand | None, address: int, array: np.ndarray) -> Place | None:
+        buffer = None if operand is None else operand.buffer
+        if buffer is None or buffer.memory is not None:
+            return None
+        base = self._plan.offsets[buffer]
+        offset_bytes = address - self._arena_start - base
+        if not 0 <= offset_bytes < max(buffer.size_bytes, 1):
+            return None
+        note = _note(buffer.dtype, buffer.shape)
+        return Place("arena", base, offset_bytes, self._called[buffer], note)
+
+    def _outside(self, array: np.ndarray, address: int) -> Place:
+        row = self._rows.setdefault(address, len(self.fixed))
+        note = _note(array.dtype, array.shape)
+        if row == len(self.fixed):
+            self.fixed.append(array)
+            self.notes.append((self._names.get(address, "constant"), note))
+        name = self.notes[row][0]
+        return Place("fixed", row, 0, name, note)
+
+
+def make_calls(
+    bound: Sequence[tuple[RecordedLaunch, "Sequence[Launch]"]], placer: Placer
+) -> list[Call]:
+    """All native launches of a plan, in their order, with their operands placed."""
+    calls = []
+    for recorded, launches in bound:
+        placer.introduce(recorded)
+        remark: str | None = _remark(recorded)
+        for launch in launches:
+            words = tuple(
+                placer.place(value, recorded) if isinstance(value, np.ndarray) else int(word)
+                for value, word in zip(launch.arrays, launch.block, strict=True)
+            )
+            calls.append(Call(launch, words, remark, recorded.kernel.name))
+            remark = None
+    return calls
+
+
+def write_program(calls: Sequence[Call], placer: Placer, name: str, inlined: bool = True) -> str:
+    """The source of a program that makes these calls.
+
+    Args:
+        name: of the captured function, for the docstring.
+        inlined: small launches become part of the program. False calls the bodies that eager
+            execution and replay call, and so gives the same bits.
+    """
+    return _Writer(calls, inlined).program(placer, name)
+
+
+class _Function:
+    """One function of the program while it is being written.
+
+    Attributes:
+        name: of the function.
+        bases: where each of its repetitions begins, as an index into the calls.
+        lines: its text so far.
+        parameters: the places that differ between repetitions, and what each is called.
+        bodies: the bodies that it calls by address.
+    """
+
+    def __init__(self, name: str, bases: Sequence[int]) -> None:
+        self.name = name
+        self.bases = bases
+        self.lines: list[str] = []
+        self.parameters: dict[tuple[tuple[str, int], ...], str] = {}
+        self.columns: list[tuple[Place, ...]] = []  # the parameters' places
+        self.bodies: dict[str, int] = {}
+        self._locals: dict[tuple[str, int], str] = {}
+        self._taken = set(RESERVED)
+
+    def place(self, places: Sequence[Place]) -> str:
+        """The operand that lies at these places, one for each repetition, as an expression."""
+        offsets = {place.offset_bytes for place in places}
+        if len(offsets) > 1:  # then each is a place of its own
+            places = [
+                Place(p.region, p.base + p.offset_bytes, 0, p.name, p.note)
+                if p.region != "fixed" else p
+                for p in places
+            ]  # fmt: skip
+            offsets = {0}
+        name = self._name_of(tuple(places))
+        offset_bytes = offsets.pop()
+        return f"{name} + {offset_bytes}" if offset_bytes else name
+
+    def _name_of(self, places: tuple[Place, ...]) -> str:
+        starts = tuple(place.start for place in places)
+        if len(set(starts)) == 1:
+            return self._local(places[0])
+        if starts not in self.parameters:
+            self.parameters[starts] = self._free_name(_shared_name([p.name for p in places]))
+            self.columns.append(places)
+        return self.parameters[starts]
+
+    def _local(self, place: Place) -> str:
+        """A name for a place that is the same in every repetition, declared where first used."""
+        if place.start not in self._locals:
+            name = self._free_name(place.name)
+            self._locals[place.start] = name
+            self.lines.append(f"{name} = {place.text()}  # {place.note}")
+        return self._locals[place.start]
+
+    def _free_name(self, wanted: str) -> str:
+        stem = re.sub(r"\W+", "_", wanted).strip("_") or "operand"
+        stem = f"_{stem}" if stem[0].isdigit() else stem
+        name, number = stem, 1
+        while name in self._taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self._taken.add(name)
+        return name
+
+
+class _Writer:
+    """Writes a program from its calls."""
+
+    def __init__(self, calls: Sequence[Call], inlined: bool) -> None:
+        from baremetal.kernels.native.pool import PARALLEL_FROM
+
+        self._calls = calls
+        self._inlined = inlined
+        self._parallel_from = PARALLEL_FROM
+        self._parts: list[str] = []  # finished functions, those that others call first
+        self._names: set[str] = set()
+        self.addresses: dict[str, int] = {}  # rows of the table of bodies, by NAME_DTYPE
+        self._inline: set[str] = set()
+
+    def program(self, placer: Placer, name: str) -> str:
+        numbers: dict[tuple, int] = {}
+        kinds = [numbers.setdefault(call.kind, len(numbers)) for call in self._calls]
+        step = _Function("step", [0])
+        self._write(step, find_repeats(kinds))
+        head = f'"""The whole of {len(self._calls)} native calls, once."""'
+        signature = "def step(arena, workspace, fixed, bodies, threads):"
+        self._parts.append(_function_text(signature, head, self._preamble(step) + step.lines))
+        return "\n\n\n".join([self._header(placer, name), *self._parts]) + "\n"
+
+    # ------------------------------------------------------------ functions
+
+    def _write(self, function: _Function, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            if isinstance(node, Repeat):
+                self._write_repeat(function, node)
+            else:
+                self._write_call(function, node)
+
+    def _write_call(self, function: _Function, index: int) -> None:
+        """One launch: as it is in the first repetition, with parameters where they differ."""
+        same = [self._calls[base + index] for base in function.bases]
+        call = same[0]
+        words = []
+        remark_at = len(function.lines)
+        for position, word in enumerate(call.words):
+            if isinstance(word, Place):
+                words.append(function.place([other.words[position] for other in same]))
+            else:
+                words.append(str(word))
+        if call.remark is not None:
+            function.lines[remark_at:remark_at] = ["", *_wrapped_comment(call.remark)]
+        launch = call.launch
+        kind = "f64" if launch.dtype.itemsize == 8 else "f32"
+        block = f"words_{kind}(({', '.join(words)},))"
+        stem = launch.body.name
+        if self._inlined and launch.items * launch.work < self._parallel_from:
+            self._inline.add(stem)
+            text = f"{stem}(0, {launch.items}, {block})"
+        else:
+            key = f"{stem.removesuffix('_body')}_{kind}".upper()
+            row = self.addresses.setdefault(key, len(self.addresses))
+            function.bodies[key] = row
+            threads = "threads" if launch.items * launch.work >= self._parallel_from else "1"
+            text = f"run({key}, {launch.items}, {threads}, {block})"
+        function.lines += _wrapped_call(text)
+
+    def _write_repeat(self, function: _Function, repeat: Repeat) -> None:
+        """The stretch as a function of its own, and a call of it for every repetition."""
+        steps = range(0, repeat.period * repeat.count, repeat.period)
+        bases = [base + step for base in function.bases for step in steps]
+        inner = _Function(self._part_name(repeat), bases)
+        self._write(inner, repeat.body)
+        self._finish_part(inner, repeat)
+        function.lines += ["", f"# {repeat.count} times the same {repeat.period} calls"]
+        count = repeat.count
+        for number in range(count):
+            expressions = [
+                # the column's places in repetition `number`, one for each of our own repetitions
+                function.place([column[b * count + number] for b in range(len(function.bases))])
+                for column in inner.columns
+            ]
+            arguments = ["arena", "workspace", "fixed", "bodies", "threads", *expressions]
+            function.lines += _wrapped_call(f"{inner.name}({', '.join(arguments)})")
+
+    def _finish_part(self, function: _Function, repeat: Repeat) -> None:
+        names = ["arena", "workspace", "fixed", "bodies", "threads", *function.parameters.values()]
+        signature = "\n".join(_wrapped_call(f"def {function.name}({', '.join(names)}):"))
+        head = f'"""{repeat.period} calls, made {len(function.bases)} times."""'
+        body = self._preamble(function) + function.lines
+        self._parts.append("@part\n" + _function_text(signature, head, body))
+
+    def _preamble(self, function: _Function) -> list[str]:
+        return [f"{key} = bodies[{row}]" for key, row in function.bodies.items()]
+
+    def _part_name(self, repeat: Repeat) -> str:
+        """Named after the parameters it uses and the pass it belongs to."""
+        calls = self._calls[repeat.start : repeat.start + repeat.period]
+        names = [w.name for call in calls for w in call.words if isinstance(w, Place)]
+        found = [match for name in names if (match := re.match(r"(\w+)\.\d+\.", name))]
+        stem = found[0].group(1) if found else "stretch"
+        is_backward = ["backward" in call.kernel for call in calls]
+        if any(is_backward):
+            ways = "backward" if repeat.count > 1 and not _has_forward(calls) else "both_ways"
+        else:
+            ways = "forward"
+        name = f"{stem}_{ways}"
+        number = 1
+        while name in self._names:
+            number += 1
+            name = f"{stem}_{ways}_{number}"
+        self._names.add(name)
+        return name
+
+    # ------------------------------------------------------------ the top of the file
+
+    def _header(self, placer: Placer, name: str) -> str:
+        rows = [
+            f"    fixed[{row}]  {label}, {note}" for row, (label, note) in enumerate(placer.notes)
+        ]
+        essay = "\n".join(
+            [
+                f'"""The captured function `{name}`, written out: {len(self._calls)} calls.',
+                "",
+                "Generated; a change here is lost, and does no harm: the file's name is the hash",
+                "of its content. A body is called as body(first item, end, words), its words as",
+                "documented where it is written (baremetal/kernels/native/). `run` divides the",
+                "items over the threads; a body called by its name is compiled into this file.",
+                "",
+                "Operands are addresses: arena + its first byte for what lives within the step,",
+                "workspace + byte for what lives within one call, and for what outlives the step",
+                "",
+                *rows,
+                '"""',
+            ]
+        )
+        imports = "from baremetal.kernels.native.program import inline, part, run, words_f32"
+        if any(call.launch.dtype.itemsize == 8 for call in self._calls):
+            imports += ", words_f64"
+        inlines = [f'{stem} = inline("{stem}")' for stem in sorted(self._inline)]
+        return "\n\n".join(filter(None, [essay, imports, "\n".join(inlines)]))
+
+
+# ---------------------------------------------------------------- text
+
+
+def _has_forward(calls: Sequence[Call]) -> bool:
+    """Whether a stretch looks up tokens: then it holds a whole pass, not only its way back."""
+    return any(call.kernel == "embedding" for call in calls)
+
+
+def _function_text(signature: str, head: str, lines: Sequence[str]) -> str:
+    body = textwrap.indent("\n".join([head, *lines]), "    ", lambda line: bool(line.strip()))
+    return f"{signature}\n{body}"
+
+
+def _wrapped_call(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH - 4, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _wrapped_comment(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH - 4, initial_indent="# ", subsequent_indent="#     ", break_on_hyphens=False
+    )
+
+
+def roles_of(launch: RecordedLaunch) -> list[str]:
+    """What the kernel's reference calls each of its arrays."""
+    code = launch.kernel.reference.__code__
+    return list(code.co_varnames[: len(launch.operands)])
+
+
+def _remark(launch: RecordedLaunch) -> str:
+    """The launch in words: kernel, operands, what it costs."""
+    operands = ", ".join(
+        f"{role} {_shape(operand.shape)}"
+        for operand, role in zip(launch.operands, roles_of(launch), strict=True)
+        if operand is not None
+    )
+    cost = launch.cost
+    return (
+        f"{launch.kernel.name}: {operands}; "
+        f"{format_count(cost.flops)}FLOP, {format_bytes(cost.size_bytes)}"
+    )
+
+
+def _note(dtype: np.dtype, shape: tuple[int, ...]) -> str:
+    return f"{dtype} {_shape(shape)}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "1"
+
+
+def _shared_name(names: Sequence[str]) -> str:
+    """What names like blocks.0.mlp.up.weight and blocks.1.mlp.up.weight share after the number."""
+    if len(set(names)) == 1:
+        return names[0]
+    parts = [name.split(".") for name in names]
+    if len({len(p) for p in parts}) != 1:
+        return names[0]
+    differing = [i for i, column in enumerate(zip(*parts, strict=True)) if len(set(column)) > 1]
+    kept = parts[0][max(differing) + 1 :]
+    return ".".join(kept) if kept else names[0]
+
+
+def label_arrays(named: Iterator[tuple[str, np.ndarray]]) -> dict[int, str]:
+    """Names by address. Of two that begin at the same byte the first one stays."""
+    from baremetal.kernels.native.abi import address_of
+
+    labels: dict[int, str] = {}
+    for name, array in named:
+        labels.setdefault(address_of(array), name)
+    return labels
+
+
+__all__ = ["Call", "Placer", "label_arrays", "make_calls", "write_program"]
