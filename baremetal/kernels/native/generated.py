@@ -22,7 +22,7 @@ import linecache
 import os
 import sys
 import tempfile
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -31,7 +31,7 @@ from baremetal.kernels.native.compiler import cache_folder
 WRITTEN_S = 1_767_225_600  # 2026-01-01 in seconds since 1970: the time all generated files carry
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_generated(source: str, stem: str) -> ModuleType:
     """The module of this source; the same text gives the same module.
 
