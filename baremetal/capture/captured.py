@@ -23,17 +23,21 @@ replay makes anew each time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from baremetal.autograd import CPU, Device, Tensor
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.measure import measure_plan
+from baremetal.capture.native import NativeStep
 from baremetal.capture.plan import Plan, make_plan
 from baremetal.capture.recording import RecordedCheck, record
 from baremetal.capture.replay import Replay
 from baremetal.trace import Trace
+
+Level = Literal["replay", "native", "native-exact"]
+LEVELS = get_args(Level)
 
 
 class Captured:
@@ -44,10 +48,19 @@ class Captured:
         calls: how many calls there were, the recorded one included.
     """
 
-    def __init__(self, function: Callable[..., Any], device: Device) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        device: Device,
+        level: Level,
+        named: Callable[[], Mapping[str, np.ndarray]],
+    ) -> None:
         self.function = function
         self.calls = 0
+        self.level = level
         self._device = device
+        self._named = named
+        self._native: NativeStep | None = None
         self._name = getattr(function, "__name__", repr(function))
         self._inputs: tuple[Any, ...] = ()  # our arrays, and what is frozen between them
         self._arrays: list[np.ndarray] = []  # the arrays alone
@@ -74,7 +87,7 @@ class Captured:
             returned = self._record(inputs)
         else:
             self._copy_in(inputs)
-            self._replay.run()
+            self._run()
             returned = self._returned
         self.calls += 1
         return returned
@@ -89,6 +102,19 @@ class Captured:
         if self._replay is None:
             raise CaptureError(f"{self._name} has no plan yet: call it once, which records it")
         return self._replay.plan
+
+    @property
+    def source(self) -> str:
+        """The step as a program, at level "native".
+
+        Raises:
+            CaptureError: there is none, at another level or before the first call.
+        """
+        if self._native is None:
+            raise CaptureError(
+                f"{self._name} has no program: capture it with level='native' and call it once"
+            )
+        return self._native.source
 
     def measure(self, repeats: int = 3) -> Trace:
         """Run the plan launch by launch on the last inputs and time each; see `measure.py`.
@@ -111,6 +137,11 @@ class Captured:
         plan = make_plan(recording)
         self._checks = plan.checks
         self._replay = Replay(plan, native=self._device.kernels == "native")
+        self._run = self._replay.run
+        if self.level != "replay":
+            inlined = self.level == "native"
+            self._native = NativeStep(self._replay, self._name, self._named(), inlined)
+            self._run = self._native.run
         return self._returned
 
     def _copy_in(self, inputs: tuple) -> None:
@@ -157,15 +188,29 @@ class Captured:
         )
 
 
-def capture(function: Callable[..., Any], *, device: Device = CPU) -> Captured:
+def capture(
+    function: Callable[..., Any],
+    *,
+    device: Device = CPU,
+    level: Level = "replay",
+    named: Callable[[], Mapping[str, np.ndarray]] = dict,
+) -> Captured:
     """A function that is recorded when it is first called and replayed from then on.
 
     Args:
         function: takes arrays (or tensors) and returns tensors, arrays, or tuples, lists or dicts
             of them.
         device: where it launches.
+        level: "replay" walks the list of launches; "native" compiles it into one function;
+            "native-exact" does so without inlining small kernels, for the replay's bits.
+        named: gives what lives outside the step names, for the reader of the program.
+
+    Raises:
+        CaptureError: an unknown level.
     """
-    return Captured(function, device)
+    if level not in LEVELS:
+        raise CaptureError(f"level {level!r}: choose one of {', '.join(LEVELS)}")
+    return Captured(function, device, level, named)
 
 
 def _own(value: Any) -> Any:

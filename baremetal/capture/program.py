@@ -23,8 +23,9 @@ kept on disk (`native.py`), and no other plan can be mistaken for it.
 """
 
 import re
+import struct
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,34 +38,41 @@ from baremetal.trace import format_bytes, format_count
 if TYPE_CHECKING:
     from baremetal.kernels.native.abi import Launch
 
+Labels = dict[tuple[int, int], str]  # names of arrays, by address and size in bytes
+
 WIDTH = 100
-RESERVED = {"arena", "workspace", "fixed", "bodies", "threads", "run", "inline", "part", "step"}
+LARGEST_SIZE = 1 << 60  # a word beyond is the bit pattern of a float64, not a size
+RESERVED = {"arena", "workspace", "fixed", "bodies", "threads", "run", "inline", "part", "step", "bits"}
 
 
-class Place:
+class Place(NamedTuple):
     """Where an operand begins, said without an address.
 
     Attributes:
         region: "arena", "workspace" or "fixed".
         base: bytes from the region's beginning; for "fixed" the row of the table of addresses.
+        buffer: tells buffers apart that lie at one place, one after the other.
         offset_bytes: from there.
         name: what it is called, for the reader.
         note: its dtype and shape, for the reader.
     """
 
-    __slots__ = ("base", "name", "note", "offset_bytes", "region")
-
-    def __init__(self, region: str, base: int, offset_bytes: int, name: str, note: str) -> None:
-        self.region = region
-        self.base = base
-        self.offset_bytes = offset_bytes
-        self.name = name
-        self.note = note
+    region: str
+    base: int
+    name: str
+    note: str
+    buffer: int = 0
+    offset_bytes: int = 0
 
     @property
-    def start(self) -> tuple[str, int]:
-        """What two operands share that lie in the same buffer."""
+    def where(self) -> tuple[str, int]:
+        """Where it begins."""
         return self.region, self.base
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What two operands share that are views of the same buffer."""
+        return self.region, self.base, self.buffer
 
     def text(self) -> str:
         """As an expression."""
@@ -100,7 +108,7 @@ class Placer:
     Args:
         plan: whose buffers these are.
         arena, workspace: the memory that the plan is bound to.
-        names: what arrays outside the arena are called, by address.
+        names: what arrays outside the arena are called.
 
     Attributes:
         fixed: the arrays outside, in the order of the table of addresses.
@@ -108,7 +116,7 @@ class Placer:
     """
 
     def __init__(
-        self, plan: Plan, arena: np.ndarray, workspace: np.ndarray, names: dict[int, str]
+        self, plan: Plan, arena: np.ndarray, workspace: np.ndarray, names: Labels
     ) -> None:
         from baremetal.kernels.native.abi import address_of
 
@@ -119,7 +127,7 @@ class Placer:
         self._arena_start = address_of(arena)
         self._workspace = address_of(workspace), workspace.nbytes
         self._names = names
-        self._rows: dict[int, int] = {}  # of the table, by address
+        self._rows: dict[tuple[int, int], int] = {}  # of the table, by address and bytes
         self._called: dict[object, str] = {}  # buffers, after the launch that first touched them
 
     def place(self, array: np.ndarray, launch: RecordedLaunch) -> Place:
@@ -128,12 +136,12 @@ class Placer:
         start, size_bytes = self._workspace
         if array.size and start <= address < start + size_bytes:
             note = _note(array.dtype, array.shape)
-            return Place("workspace", address - start, 0, "scratch", note)
+            return Place("workspace", address - start, "scratch", note)
         for operand in launch.operands:
             found = self._in_arena(operand, address, array)
             if found is not None:
                 return found
-        return self._outside(array, address)
+        return self._outside(array, address, launch)
 
     def introduce(self, launch: RecordedLaunch) -> None:
         """Call the buffers that this launch touches first after it and their role in it."""
@@ -152,16 +160,25 @@ class Placer:
         if not 0 <= offset_bytes < max(buffer.size_bytes, 1):
             return None
         note = _note(buffer.dtype, buffer.shape)
-        return Place("arena", base, offset_bytes, self._called[buffer], note)
+        name = self._called[buffer]
+        return Place("arena", base, name, note, buffer.number, offset_bytes)
 
-    def _outside(self, array: np.ndarray, address: int) -> Place:
-        row = self._rows.setdefault(address, len(self.fixed))
+    def _outside(self, array: np.ndarray, address: int, launch: RecordedLaunch) -> Place:
+        key = address, array.nbytes
+        row = self._rows.setdefault(key, len(self.fixed))
         note = _note(array.dtype, array.shape)
         if row == len(self.fixed):
             self.fixed.append(array)
-            self.notes.append((self._names.get(address, "constant"), note))
-        name = self.notes[row][0]
-        return Place("fixed", row, 0, name, note)
+            self.notes.append((self._names.get(key) or self._role(address, launch), note))
+        return Place("fixed", row, self.notes[row][0], note)
+
+    def _role(self, address: int, launch: RecordedLaunch) -> str:
+        """What to call an array that nobody has named: after what this launch uses it for."""
+        for operand, role in zip(launch.operands, roles_of(launch), strict=True):
+            if operand is not None and operand.array is not None:
+                if self._address_of(operand.array) == address:
+                    return f"{launch.kernel.name}_{role}"
+        return f"{launch.kernel.name}_constant"
 
 
 def make_calls(
@@ -182,15 +199,18 @@ def make_calls(
     return calls
 
 
-def write_program(calls: Sequence[Call], placer: Placer, name: str, inlined: bool = True) -> str:
-    """The source of a program that makes these calls.
+def write_program(
+    calls: Sequence[Call], placer: Placer, name: str, inlined: bool = True
+) -> tuple[str, list[int]]:
+    """A program that makes these calls: its source, and the addresses of the bodies it calls.
 
     Args:
         name: of the captured function, for the docstring.
         inlined: small launches become part of the program. False calls the bodies that eager
             execution and replay call, and so gives the same bits.
     """
-    return _Writer(calls, inlined).program(placer, name)
+    writer = _Writer(calls, inlined)
+    return writer.program(placer, name), list(writer.addresses.values())
 
 
 class _Function:
@@ -208,42 +228,38 @@ class _Function:
         self.name = name
         self.bases = bases
         self.lines: list[str] = []
-        self.parameters: dict[tuple[tuple[str, int], ...], str] = {}
+        self.parameters: dict[tuple[tuple[str, int, int], ...], str] = {}
         self.columns: list[tuple[Place, ...]] = []  # the parameters' places
         self.bodies: dict[str, int] = {}
-        self._locals: dict[tuple[str, int], str] = {}
+        self._locals: dict[tuple[str, int, int], str] = {}
         self._taken = set(RESERVED)
 
     def place(self, places: Sequence[Place]) -> str:
         """The operand that lies at these places, one for each repetition, as an expression."""
         offsets = {place.offset_bytes for place in places}
         if len(offsets) > 1:  # then each is a place of its own
-            places = [
-                Place(p.region, p.base + p.offset_bytes, 0, p.name, p.note)
-                if p.region != "fixed" else p
-                for p in places
-            ]  # fmt: skip
+            places = [p._replace(base=p.base + p.offset_bytes, offset_bytes=0) for p in places]
             offsets = {0}
         name = self._name_of(tuple(places))
         offset_bytes = offsets.pop()
         return f"{name} + {offset_bytes}" if offset_bytes else name
 
     def _name_of(self, places: tuple[Place, ...]) -> str:
-        starts = tuple(place.start for place in places)
-        if len(set(starts)) == 1:
+        if len({place.where for place in places}) == 1:
             return self._local(places[0])
-        if starts not in self.parameters:
-            self.parameters[starts] = self._free_name(_shared_name([p.name for p in places]))
+        keys = tuple(place.key for place in places)
+        if keys not in self.parameters:
+            self.parameters[keys] = self._free_name(_shared_name([p.name for p in places]))
             self.columns.append(places)
-        return self.parameters[starts]
+        return self.parameters[keys]
 
     def _local(self, place: Place) -> str:
         """A name for a place that is the same in every repetition, declared where first used."""
-        if place.start not in self._locals:
+        if place.key not in self._locals:
             name = self._free_name(place.name)
-            self._locals[place.start] = name
+            self._locals[place.key] = name
             self.lines.append(f"{name} = {place.text()}  # {place.note}")
-        return self._locals[place.start]
+        return self._locals[place.key]
 
     def _free_name(self, wanted: str) -> str:
         stem = re.sub(r"\W+", "_", wanted).strip("_") or "operand"
@@ -267,7 +283,8 @@ class _Writer:
         self._parallel_from = PARALLEL_FROM
         self._parts: list[str] = []  # finished functions, those that others call first
         self._names: set[str] = set()
-        self.addresses: dict[str, int] = {}  # rows of the table of bodies, by NAME_DTYPE
+        self._rows: dict[str, int] = {}  # of the table of bodies, by NAME_DTYPE
+        self.addresses: dict[int, int] = {}  # of machine code, by row
         self._inline: set[str] = set()
 
     def program(self, placer: Placer, name: str) -> str:
@@ -299,19 +316,20 @@ class _Writer:
             if isinstance(word, Place):
                 words.append(function.place([other.words[position] for other in same]))
             else:
-                words.append(str(word))
+                words.append(_number(word))
         if call.remark is not None:
             function.lines[remark_at:remark_at] = ["", *_wrapped_comment(call.remark)]
         launch = call.launch
         kind = "f64" if launch.dtype.itemsize == 8 else "f32"
-        block = f"words_{kind}(({', '.join(words)},))"
+        block = f"words_{kind}(({', '.join(words)}))"
         stem = launch.body.name
         if self._inlined and launch.items * launch.work < self._parallel_from:
             self._inline.add(stem)
             text = f"{stem}(0, {launch.items}, {block})"
         else:
             key = f"{stem.removesuffix('_body')}_{kind}".upper()
-            row = self.addresses.setdefault(key, len(self.addresses))
+            row = self._rows.setdefault(key, len(self._rows))
+            self.addresses[row] = launch.address
             function.bodies[key] = row
             threads = "threads" if launch.items * launch.work >= self._parallel_from else "1"
             text = f"run({key}, {launch.items}, {threads}, {block})"
@@ -386,7 +404,7 @@ class _Writer:
                 '"""',
             ]
         )
-        imports = "from baremetal.kernels.native.program import inline, part, run, words_f32"
+        imports = "from baremetal.kernels.native.program import bits, inline, part, run, words_f32"
         if any(call.launch.dtype.itemsize == 8 for call in self._calls):
             imports += ", words_f64"
         inlines = [f'{stem} = inline("{stem}")' for stem in sorted(self._inline)]
@@ -416,6 +434,13 @@ def _wrapped_comment(text: str) -> list[str]:
     return textwrap.wrap(
         text, WIDTH - 4, initial_indent="# ", subsequent_indent="#     ", break_on_hyphens=False
     )
+
+
+def _number(word: int) -> str:
+    """A word that is no address: a size as it is, a floating-point attribute as its value."""
+    if -LARGEST_SIZE < word < LARGEST_SIZE:
+        return str(word)
+    return f"bits({struct.unpack('<d', struct.pack('<q', word))[0]!r})"
 
 
 def roles_of(launch: RecordedLaunch) -> list[str]:
@@ -458,14 +483,11 @@ def _shared_name(names: Sequence[str]) -> str:
     return ".".join(kept) if kept else names[0]
 
 
-def label_arrays(named: Iterator[tuple[str, np.ndarray]]) -> dict[int, str]:
-    """Names by address. Of two that begin at the same byte the first one stays."""
+def label_arrays(named: Iterable[tuple[str, np.ndarray]]) -> Labels:
+    """Names by address and size in bytes. Of two names for one array the first stays."""
     from baremetal.kernels.native.abi import address_of
 
-    labels: dict[int, str] = {}
+    labels: Labels = {}
     for name, array in named:
-        labels.setdefault(address_of(array), name)
+        labels.setdefault((address_of(array), array.nbytes), name)
     return labels
-
-
-__all__ = ["Call", "Placer", "label_arrays", "make_calls", "write_program"]

@@ -22,9 +22,12 @@ import numpy as np
 from baremetal.autograd.memory import aligned_memory
 from baremetal.capture.plan import Plan
 from baremetal.capture.recording import Operand, RecordedLaunch
+from baremetal.capture.workspace import Workspace
 
 if TYPE_CHECKING:
     from baremetal.kernels.native.abi import Launch
+
+    Packed = Sequence[Launch] | Callable[[], Any]  # native launches, or a call of NumPy's
 
 
 class Replay:
@@ -42,9 +45,13 @@ class Replay:
         self.plan = plan
         self._native = native
         self.arena = aligned_memory(plan.memory.planned_bytes)
-        # Tables and blocks hold bare addresses: what owns that memory must stay alive beside them.
-        self._launches: list[Launch] = []
-        self._parts = self._bind()
+        self._bound = self._bind()
+        self._parts = self._cut()
+
+    @property
+    def workspace(self) -> np.ndarray:
+        """What kernels need while they run, one piece for all of them, uint8."""
+        return self._workspace.memory
 
     def run(self) -> None:
         """Do the step once."""
@@ -53,16 +60,20 @@ class Replay:
 
     def launches(self) -> Iterator[Callable[[], Any]]:
         """The plan's launches one by one, as functions that run them: for whoever times them."""
-        for launch in self.plan.launches:
-            packed = self._packed(launch)
+        for _, packed in self._bound:
             yield packed if callable(packed) else partial(_run_each, packed)
+
+    def bound_launches(self) -> "Iterator[tuple[RecordedLaunch, Sequence[Launch] | None]]":
+        """Every recorded launch with its native ones, in order; None where NumPy does it."""
+        for recorded, packed in self._bound:
+            yield recorded, None if callable(packed) else packed
 
     def run_one_by_one(self) -> None:
         """Do the step once, coming back to Python after each launch."""
         for run in self.launches():
             run()
 
-    def _bound(self, operand: Operand | None) -> np.ndarray | None:
+    def _array(self, operand: Operand | None) -> np.ndarray | None:
         """The operand as an array at its planned address."""
         if operand is None or operand.buffer is None:
             return None if operand is None else operand.array
@@ -71,42 +82,51 @@ class Replay:
             return operand.over(buffer.memory)
         return operand.over(self.arena, self.plan.offsets[buffer])
 
-    def _packed(self, launch: RecordedLaunch) -> "Sequence[Launch] | Callable[[], Any]":
+    def _packed(self, launch: RecordedLaunch) -> "Packed":
         """A recorded launch at its planned addresses: native launches, or a call of NumPy's."""
-        arrays = tuple(map(self._bound, launch.operands))
+        arrays = tuple(map(self._array, launch.operands))
         packed = launch.kernel.pack(*arrays, **launch.attributes) if self._native else None
         if packed is None:
             return partial(launch.kernel.reference, *arrays, **launch.attributes)
-        return packed
+        return [one for one in packed if one.items]  # launches of nothing are left out
 
-    def _bind(self) -> list[Callable[[], Any]]:
+    def _bind(self) -> "list[tuple[RecordedLaunch, Packed]]":
+        """Every launch packed, their scratch memory in one workspace."""
+        packed = [self._packed(launch) for launch in self.plan.launches]
+        self._workspace = Workspace()
+        for one in packed:
+            if not callable(one):
+                self._workspace.ask(one)
+        self._workspace.build()
+        moved = [one if callable(one) else self._workspace.move(one) for one in packed]
+        return list(zip(self.plan.launches, moved, strict=True))
+
+    def _cut(self) -> list[Callable[[], Any]]:
         """Runs of native calls, and references between them."""
         from baremetal.kernels.native.pool import POOL
 
         parts: list[Callable[[], Any]] = []
         waiting: list[Launch] = []  # native launches that no reference has come between
-        for launch in self.plan.launches:
-            packed = self._packed(launch)
+        for _, packed in self._bound:
             if not callable(packed):
                 waiting += packed
                 continue
             if waiting:
-                parts.append(partial(POOL.run_all, self._table(waiting)))
+                parts.append(partial(POOL.run_all, _table(waiting)))
             parts.append(packed)
             waiting = []
         if waiting:
-            parts.append(partial(POOL.run_all, self._table(waiting)))
+            parts.append(partial(POOL.run_all, _table(waiting)))
         return parts
 
-    def _table(self, launches: "list[Launch]") -> np.ndarray:
-        """What the thread pool takes: (n, 4) int64. Launches of nothing are left out."""
-        launches = [launch for launch in launches if launch.items]
-        self._launches += launches
-        rows = [
-            (launch.address, launch.block.ctypes.data, launch.items, launch.items * launch.work)
-            for launch in launches
-        ]
-        return np.array(rows, np.int64).reshape(-1, 4)
+
+def _table(launches: "Sequence[Launch]") -> np.ndarray:
+    """What the thread pool takes: (n, 4) int64. Somebody must keep the launches alive."""
+    rows = [
+        (launch.address, launch.block.ctypes.data, launch.items, launch.items * launch.work)
+        for launch in launches
+    ]
+    return np.array(rows, np.int64).reshape(-1, 4)
 
 
 def _run_each(packed: "Sequence[Launch]") -> None:

@@ -140,5 +140,10 @@ class ThreadPool:
         with self._lock:
             self._drive_all(table, self.threads)
 
+    def run_program(self, program: Any, *arguments: Any) -> None:
+        """Run a compiled program, whose last argument is the number of threads."""
+        with self._lock:
+            program(*arguments, self.threads)
+
 
 POOL = ThreadPool()

@@ -30,7 +30,7 @@ from baremetal.kernels.native.abi import find_body
 from baremetal.kernels.native.compiler import arithmetic, compile_or_load, inlined
 from baremetal.kernels.native.pool import POOL
 
-__all__ = ["inline", "part", "run", "words_f32", "words_f64"]
+__all__ = ["bits", "inline", "part", "run", "words_f32", "words_f64"]
 
 WORD = ir.IntType(64)
 
@@ -61,6 +61,16 @@ def _words_of(element: types.Type) -> Any:
 
 words_f32 = _words_of(types.float32)
 words_f64 = _words_of(types.float64)
+
+
+@intrinsic
+def bits(typing_context, value):
+    """A floating-point attribute as a word: the bit pattern of the float64."""
+
+    def generate(context, builder, signature, values):
+        return builder.bitcast(values[0], WORD)
+
+    return types.int64(types.float64), generate
 
 
 @intrinsic
