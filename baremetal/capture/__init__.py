@@ -1,7 +1,7 @@
 """Capture: a step is recorded once, its memory planned, and then replayed."""
 
 from baremetal.capture.arena import Lifetime, lower_bound, plan_arena
-from baremetal.capture.captured import Captured, capture
+from baremetal.capture.captured import Captured, Level, capture
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.picture import arena_figure, arena_plot
 from baremetal.capture.plan import MemoryReport, Plan
@@ -9,6 +9,7 @@ from baremetal.capture.plan import MemoryReport, Plan
 __all__ = [
     "CaptureError",
     "Captured",
+    "Level",
     "Lifetime",
     "MemoryReport",
     "Plan",

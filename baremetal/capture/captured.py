@@ -67,6 +67,7 @@ class Captured:
         self._checks: Sequence[RecordedCheck] = ()
         self._returned: Any = None
         self._replay: Replay | None = None
+        self._run: Callable[[], None] = _not_recorded
 
     def __repr__(self) -> str:
         state = "not called yet" if self._replay is None else f"{len(self.plan.launches)} launches"
@@ -139,8 +140,10 @@ class Captured:
         self._replay = Replay(plan, native=self._device.kernels == "native")
         self._run = self._replay.run
         if self.level != "replay":
+            named = {f"input_{n}": array for n, array in enumerate(self._arrays)}
+            named |= self._named()
             inlined = self.level == "native"
-            self._native = NativeStep(self._replay, self._name, self._named(), inlined)
+            self._native = NativeStep(self._replay, self._name, named, inlined)
             self._run = self._native.run
         return self._returned
 
@@ -211,6 +214,10 @@ def capture(
     if level not in LEVELS:
         raise CaptureError(f"level {level!r}: choose one of {', '.join(LEVELS)}")
     return Captured(function, device, level, named)
+
+
+def _not_recorded() -> None:
+    raise AssertionError("the first call records")
 
 
 def _own(value: Any) -> Any:

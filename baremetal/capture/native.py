@@ -15,13 +15,18 @@ bit. What is inlined may add a sum in another order, since a sum of sixteen is u
 of n is a loop. `inlined=False` calls everything, and then the whole step has the replay's bits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.program import Placer, label_arrays, make_calls, write_program
+from baremetal.capture.recording import RecordedLaunch
 from baremetal.capture.replay import Replay
+
+if TYPE_CHECKING:
+    from baremetal.kernels.native.abi import Launch
 
 
 class NativeStep:
@@ -48,14 +53,7 @@ class NativeStep:
         from baremetal.kernels.native.pool import POOL
         from baremetal.kernels.native.program import compile_program
 
-        bound = list(replay.bound_launches())
-        for recorded, launches in bound:
-            if launches is None:
-                shapes = [None if x is None else x.shape for x in recorded.operands]
-                raise CaptureError(
-                    f"{name} cannot be compiled as a whole: {recorded.kernel.name} of {shapes} has "
-                    "no compiled version and runs in NumPy; use level='replay'"
-                )
+        bound = [(one, _compiled(one, launches)) for one, launches in replay.bound_launches()]
         labels = label_arrays(iter(named.items()))
         placer = Placer(replay.plan, replay.arena, replay.workspace, labels)
         calls = make_calls(bound, placer)
@@ -69,6 +67,15 @@ class NativeStep:
 
     def run(self) -> None:
         """Do the step once."""
-        self._pool.run_program(
-            self._step, self._arena, self._workspace, self._fixed, self._bodies
-        )
+        self._pool.run_program(self._step, self._arena, self._workspace, self._fixed, self._bodies)
+
+
+def _compiled(recorded: RecordedLaunch, launches: "Sequence[Launch] | None") -> "Sequence[Launch]":
+    """Its native launches, if it has any."""
+    if launches is not None:
+        return launches
+    shapes = ", ".join(str(x.shape) for x in recorded.operands if x is not None)
+    raise CaptureError(
+        f"a step with '{recorded.kernel.name}' of {shapes} cannot be compiled as a whole: that has "
+        "no compiled version and runs in NumPy; capture it with level='replay'"
+    )

@@ -26,7 +26,7 @@ import re
 import struct
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -42,7 +42,8 @@ Labels = dict[tuple[int, int], str]  # names of arrays, by address and size in b
 
 WIDTH = 100
 LARGEST_SIZE = 1 << 60  # a word beyond is the bit pattern of a float64, not a size
-RESERVED = {"arena", "workspace", "fixed", "bodies", "threads", "run", "inline", "part", "step", "bits"}
+ARGUMENTS = ("arena", "workspace", "fixed", "bodies", "threads")  # of every function
+RESERVED = {*ARGUMENTS, "bits", "inline", "part", "run", "step"}
 
 
 class Place(NamedTuple):
@@ -115,9 +116,7 @@ class Placer:
         notes: a name and a note for each.
     """
 
-    def __init__(
-        self, plan: Plan, arena: np.ndarray, workspace: np.ndarray, names: Labels
-    ) -> None:
+    def __init__(self, plan: Plan, arena: np.ndarray, workspace: np.ndarray, names: Labels) -> None:
         from baremetal.kernels.native.abi import address_of
 
         self.fixed: list[np.ndarray] = []
@@ -175,9 +174,9 @@ class Placer:
     def _role(self, address: int, launch: RecordedLaunch) -> str:
         """What to call an array that nobody has named: after what this launch uses it for."""
         for operand, role in zip(launch.operands, roles_of(launch), strict=True):
-            if operand is not None and operand.array is not None:
-                if self._address_of(operand.array) == address:
-                    return f"{launch.kernel.name}_{role}"
+            array = None if operand is None else operand.array
+            if array is not None and self._address_of(array) == address:
+                return f"{launch.kernel.name}_{role}"
         return f"{launch.kernel.name}_constant"
 
 
@@ -314,7 +313,7 @@ class _Writer:
         remark_at = len(function.lines)
         for position, word in enumerate(call.words):
             if isinstance(word, Place):
-                words.append(function.place([other.words[position] for other in same]))
+                words.append(function.place([cast(Place, x.words[position]) for x in same]))
             else:
                 words.append(_number(word))
         if call.remark is not None:
@@ -337,24 +336,24 @@ class _Writer:
 
     def _write_repeat(self, function: _Function, repeat: Repeat) -> None:
         """The stretch as a function of its own, and a call of it for every repetition."""
-        steps = range(0, repeat.period * repeat.count, repeat.period)
+        steps = range(0, repeat.period * repeat.times, repeat.period)
         bases = [base + step for base in function.bases for step in steps]
         inner = _Function(self._part_name(repeat), bases)
         self._write(inner, repeat.body)
         self._finish_part(inner, repeat)
-        function.lines += ["", f"# {repeat.count} times the same {repeat.period} calls"]
-        count = repeat.count
+        function.lines += ["", f"# {repeat.times} times the same {repeat.period} calls"]
+        count = repeat.times
         for number in range(count):
             expressions = [
                 # the column's places in repetition `number`, one for each of our own repetitions
                 function.place([column[b * count + number] for b in range(len(function.bases))])
                 for column in inner.columns
             ]
-            arguments = ["arena", "workspace", "fixed", "bodies", "threads", *expressions]
-            function.lines += _wrapped_call(f"{inner.name}({', '.join(arguments)})")
+            arguments = ", ".join([*ARGUMENTS, *expressions])
+            function.lines += _wrapped_call(f"{inner.name}({arguments})")
 
     def _finish_part(self, function: _Function, repeat: Repeat) -> None:
-        names = ["arena", "workspace", "fixed", "bodies", "threads", *function.parameters.values()]
+        names = [*ARGUMENTS, *function.parameters.values()]
         signature = "\n".join(_wrapped_call(f"def {function.name}({', '.join(names)}):"))
         head = f'"""{repeat.period} calls, made {len(function.bases)} times."""'
         body = self._preamble(function) + function.lines
@@ -371,7 +370,7 @@ class _Writer:
         stem = found[0].group(1) if found else "stretch"
         is_backward = ["backward" in call.kernel for call in calls]
         if any(is_backward):
-            ways = "backward" if repeat.count > 1 and not _has_forward(calls) else "both_ways"
+            ways = "backward" if repeat.times > 1 and not _has_forward(calls) else "both_ways"
         else:
             ways = "forward"
         name = f"{stem}_{ways}"

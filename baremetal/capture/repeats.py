@@ -14,7 +14,7 @@ accumulation repeats whole passes, each of which repeats blocks.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Union
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,7 +23,7 @@ WORTH_IT = 4  # launches saved, at least
 
 
 class Repeat(NamedTuple):
-    """`count` times in a row the same `period` launches, the first beginning at `start`.
+    """`times` times in a row the same `period` launches, the first beginning at `start`.
 
     Attributes:
         body: the first of them, in turn made of launches and repeats.
@@ -31,11 +31,11 @@ class Repeat(NamedTuple):
 
     start: int
     period: int
-    count: int
+    times: int
     body: "list[Node]"
 
 
-Node = Union[int, Repeat]  # the number of a launch, or a stretch of them
+Node: TypeAlias = "int | Repeat"  # the number of a launch, or a stretch of them
 
 
 def find_repeats(kinds: Sequence[int], start: int = 0, stop: int | None = None) -> list[Node]:

@@ -153,6 +153,24 @@ class Optimizer:
         """False when the last measurement met a non-finite loss or norm and closed the gate."""
         return bool(self.scalars[kernels.GATE] == 1.0)
 
+    def named_memory(self) -> dict[str, np.ndarray]:
+        """The arrays that a step works on, by name: weights, gradients, and what is kept of them.
+
+        For whoever shows a step to a reader; `state_dict` is for resuming.
+        """
+        named = {"optimizer.scalars": self.scalars, "optimizer.square_sum": self._square_sum}
+        for (parameter, _, _), grad in zip(
+            self.arena.places, self.arena.split(self.arena.grad), strict=True
+        ):
+            named[parameter.name] = parameter.data
+            named[f"{parameter.name}.grad"] = grad
+        flat = {"weights": self.arena.data, "gradients": self.arena.grad, **self.moments}
+        for name, array in flat.items():
+            named[f"optimizer.{name}"] = array
+            for group, span in enumerate(self.spans):
+                named[f"optimizer.{name}_of_group_{group}"] = array[span.start : span.stop]
+        return named
+
     # ------------------------------------------------------------ the step
 
     def zero_grad(self) -> None:

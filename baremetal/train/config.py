@@ -105,6 +105,8 @@ class TrainConfig:
     """Threads for the kernels; 0 means all cores."""
     eager: bool = False
     """Run every step through Python instead of replaying a captured one (the same bits)."""
+    native: bool = False
+    """Compile the captured step into one function (small kernels may round differently)."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -121,6 +123,8 @@ class TrainConfig:
         rate = self.learning_rate
         _require("learning_rate", rate, 0 < rate <= LARGEST_RATE, f"above 0, up to {LARGEST_RATE}")
         _require("final_rate", self.final_rate, 0 <= self.final_rate <= 1, "from 0 to 1")
+        if self.native and self.eager:
+            raise BaremetalError("--native and --eager: a step is compiled or run through Python")
         if self.width % self.heads:
             raise BaremetalError(
                 f"width {self.width} is no multiple of {self.heads} heads: each head takes an "

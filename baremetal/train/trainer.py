@@ -12,9 +12,10 @@ and the learning rate are functions of the step), so a resumed run continues bit
 
 The arithmetic of a step is one function of the step's tokens, from the first gather to the last
 weight. It is captured: run through Python once, and from then on replayed from a plan (`capture/`),
-with the same bits. What changes from step to step lies in buffers that the plan reads: tokens,
-learning rate, dropout's step, the count of tokens. A mixture of experts routes in Python and
-cannot be captured; it runs eagerly, as everything does with `--eager`.
+with the same bits; with `--native` the plan is compiled into one function. What changes from step
+to step lies in buffers that the plan reads: tokens, learning rate, dropout's step, the count of
+tokens. A mixture of experts routes in Python and cannot be captured; it runs eagerly, as everything
+does with `--eager`.
 
 Gradient accumulation divides every microbatch's loss by the count of tokens in the whole step,
 not in the microbatch: the sum of the parts is then exactly the large batch's mean, also where
@@ -32,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from baremetal.autograd import Tensor, no_grad
-from baremetal.capture import capture
+from baremetal.capture import Captured, Level, capture
 from baremetal.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from baremetal.data import TextData, Tokenizer
 from baremetal.errors import BaremetalError
@@ -100,7 +101,11 @@ class Trainer:
         self._targets = np.empty_like(self._inputs)
         self._total = np.zeros(1, np.float64)
         captures = self.model.is_static and not config.eager
-        self.captured = capture(self._arithmetic) if captures else None
+        self.captured: Captured | None = None
+        if captures:
+            level: Level = "native" if config.native else "replay"
+            named = self.optimizer.named_memory
+            self.captured = capture(self._arithmetic, level=level, named=named)
 
     # ------------------------------------------------------------ one step
 

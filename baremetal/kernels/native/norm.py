@@ -8,8 +8,6 @@ number of rows, and the bits do not depend on the number of threads.
 
 import math
 
-import numpy as np
-
 from baremetal.kernels.native.abi import (
     FLOATING,
     Launch,

@@ -23,11 +23,16 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, event
 from numba.extending import intrinsic
 
 from baremetal.kernels.native.abi import find_body
-from baremetal.kernels.native.compiler import arithmetic, compile_or_load, inlined
+from baremetal.kernels.native.compiler import (
+    COMPILING,
+    arithmetic,
+    compile_or_load,
+    inlined,
+)
 from baremetal.kernels.native.pool import POOL
 
 __all__ = ["bits", "inline", "part", "run", "words_f32", "words_f64"]
@@ -111,6 +116,23 @@ SIGNATURE = "void(int64, int64, int64[::1], int64[::1], int64)"
 def compile_program(function: Callable) -> Any:
     """The step itself, from the disk cache if this very source was compiled before."""
     options = arithmetic(reassociate=False)
-    return compile_or_load(
-        lambda cache: numba.njit(SIGNATURE, nogil=True, cache=cache, **options)(function)
-    )
+    COMPILING.tell("the step")
+    with event.install_listener("numba:compile", _Teller()):
+        program = compile_or_load(
+            lambda cache: numba.njit(SIGNATURE, nogil=True, cache=cache, **options)(function)
+        )
+    if sum(program.stats.cache_hits.values()):
+        COMPILING.loaded += 1
+    else:
+        COMPILING.compiled += 1
+    return program
+
+
+class _Teller(event.Listener):
+    """Passes on which function of the program numba compiles: the whole takes some seconds."""
+
+    def on_start(self, event: Any) -> None:
+        COMPILING.tell(event.data["dispatcher"].py_func.__name__)
+
+    def on_end(self, event: Any) -> None:
+        """Nothing to say."""
