@@ -106,16 +106,21 @@ class Captured:
 
     @property
     def source(self) -> str:
-        """The step as a program, at level "native".
+        """The step as a program, to read: what level "native" compiles.
 
         Raises:
-            CaptureError: there is none, at another level or before the first call.
+            CaptureError: not called yet, or a kernel in it has no compiled version.
         """
-        if self._native is None:
-            raise CaptureError(
-                f"{self._name} has no program: capture it with level='native' and call it once"
-            )
-        return self._native.source
+        native = self._native if self._native is not None else self._written()
+        return native.source
+
+    def _written(self) -> NativeStep:
+        _ = self.plan  # says what is missing, if anything is
+        assert self._replay is not None
+        named = {f"input_{n}": array for n, array in enumerate(self._arrays)}
+        named |= self._named()
+        inlined = self.level != "native-exact"
+        return NativeStep(self._replay, self._name, named, inlined)
 
     def measure(self, repeats: int = 3) -> Trace:
         """Run the plan launch by launch on the last inputs and time each; see `measure.py`.
@@ -140,10 +145,8 @@ class Captured:
         self._replay = Replay(plan, native=self._device.kernels == "native")
         self._run = self._replay.run
         if self.level != "replay":
-            named = {f"input_{n}": array for n, array in enumerate(self._arrays)}
-            named |= self._named()
-            inlined = self.level == "native"
-            self._native = NativeStep(self._replay, self._name, named, inlined)
+            self._native = self._written()
+            self._native.compile()
             self._run = self._native.run
         return self._returned
 

@@ -16,7 +16,7 @@ of n is a loop. `inlined=False` calls everything, and then the whole step has th
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class NativeStep:
-    """A bound plan as one compiled function.
+    """A bound plan as one function: its text at once, its machine code when `compile` is called.
 
     Args:
         replay: the plan, bound to memory.
@@ -49,9 +49,7 @@ class NativeStep:
         self, replay: Replay, name: str, named: Mapping[str, np.ndarray], inlined: bool = True
     ) -> None:
         from baremetal.kernels.native.abi import address_of
-        from baremetal.kernels.native.generated import load_generated
         from baremetal.kernels.native.pool import POOL
-        from baremetal.kernels.native.program import compile_program
 
         bound = [(one, _compiled(one, launches)) for one, launches in replay.bound_launches()]
         labels = label_arrays(iter(named.items()))
@@ -63,10 +61,17 @@ class NativeStep:
         self._bodies = np.array(bodies, np.int64)
         self._arena, self._workspace = address_of(replay.arena), address_of(replay.workspace)
         self._pool = POOL
+        self._step: Any = None
+
+    def compile(self) -> None:
+        """Make it ready to run: compile the program, or load it if this very text was compiled."""
+        from baremetal.kernels.native.generated import load_generated
+        from baremetal.kernels.native.program import compile_program
+
         self._step = compile_program(load_generated(self.source, "step").step)
 
     def run(self) -> None:
-        """Do the step once."""
+        """Do the step once (`compile` comes first)."""
         self._pool.run_program(self._step, self._arena, self._workspace, self._fixed, self._bodies)
 
 

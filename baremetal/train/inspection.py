@@ -1,8 +1,9 @@
 """`baremetal inspect`: a training step laid open, before anybody waits for a training run.
 
-One step is captured and then looked at from four sides, each a file in one folder:
+One step is captured and then looked at from five sides, each a file in one folder:
 
     plan.txt       every launch: its kernel, FLOPs and bytes, and where its operands lie
+    step.py        the same as a program, sizes and addresses in it: what --native compiles
     arena.png      the memory: address against time
     roofline.png   every kernel's rate against what this machine could do at its intensity
     step.json      the step as a timeline, for https://ui.perfetto.dev
@@ -67,7 +68,7 @@ class InspectConfig:
 
 
 def inspect_step(config: InspectConfig) -> dict[str, Any]:
-    """Capture, measure, and write the four files.
+    """Capture, measure, and write the five files.
 
     Returns:
         A JSON-able object: `plan` (counts and bytes), `kernels` (the summary's rows), `limits` of
@@ -94,6 +95,7 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
     summary = summarise(trace, peak_flops=limits.peak_flops, bandwidth_Bps=limits.bandwidth_Bps)
     files = [
         _write_text(folder / "plan.txt", plan.text() + "\n"),
+        _write_text(folder / "step.py", trainer.captured.source),
         arena_plot(plan, folder / "arena.png", _title(config)),
         roofline_plot(_points(summary), *limits, folder / "roofline.png", _title(config)),
         write_perfetto(trace, folder / "step.json"),

@@ -193,10 +193,17 @@ def test_a_kernel_without_a_compiled_version_is_refused_by_name():
         captured(np.arange(6))
 
 
-def test_a_program_is_shown_only_where_there_is_one():
+def test_a_plan_can_be_read_as_a_program_at_any_level():
     captured = capture(lambda x: Tensor(x) * 2.0)
-    captured(np.ones(3, np.float32))
-    with pytest.raises(CaptureError, match="level='native'"):
+    with pytest.raises(CaptureError, match="no plan yet"):
         _ = captured.source
+    captured(np.ones(3, np.float32))
+    native = capture(lambda x: Tensor(x) * 2.0, level="native")
+    native(np.ones(3, np.float32))
+    assert captured.source == native.source
+    assert "multiply_body(0, 3, words_f32((input_0, " in captured.source
+
+
+def test_an_unknown_level_is_refused():
     with pytest.raises(CaptureError, match="choose one of replay, native"):
         capture(len, level="fast")

@@ -1,4 +1,4 @@
-"""`baremetal inspect`: four files, figures that belong together, refusals in one line."""
+"""`baremetal inspect`: five files, figures that belong together, refusals in one line."""
 
 import json
 
@@ -15,12 +15,16 @@ def test_four_files_and_their_figures(tmp_path, corpus, capsys):
     assert main(["inspect", *arguments]) == 0
     result = json.loads(capsys.readouterr().out)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "arena.png", "plan.txt", "roofline.png", "step.json",
+        "arena.png", "plan.txt", "roofline.png", "step.json", "step.py",
     ]  # fmt: skip
     plan = result["plan"]
     assert plan["bound_bytes"] <= plan["planned_bytes"] <= plan["total_bytes"]
     assert sum(row["calls"] for row in result["kernels"]["rows"]) == plan["launches"]
     assert result["kernels"]["total"]["flops"] == plan["flops"]
+    program = (folder / "step.py").read_text(encoding="utf-8")
+    compile(program, "step.py", "exec")
+    assert "def step(arena, workspace, fixed, bodies, threads):" in program
+    assert "blocks.0.attention.qkv.weight.grad, float32" in program
     text = (folder / "plan.txt").read_text(encoding="utf-8")
     assert len(text.splitlines()) == plan["launches"] + 2
     assert "causal_attention_backward" in text
