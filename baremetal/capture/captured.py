@@ -33,6 +33,7 @@ from baremetal.capture.measure import measure_plan
 from baremetal.capture.plan import Plan, make_plan
 from baremetal.capture.recording import RecordedCheck, record
 from baremetal.capture.replay import Replay
+from baremetal.capture.undo import Undo
 from baremetal.trace import Trace
 
 
@@ -104,13 +105,14 @@ class Captured:
         own = tuple(_own(value) for value in inputs)
         self._inputs = tuple(x.data if isinstance(x, Tensor) else x for x in own)
         self._arrays = [x for x in self._inputs if type(x) is np.ndarray]
-        returned, recording = record(self.function, own, self._device)
-        self._returned = _off_the_tape(returned)
-        del returned  # with it goes the tape, and what only the tape kept alive
-        recording.find_kept()
-        plan = make_plan(recording)
-        self._checks = plan.checks
-        self._replay = Replay(plan, native=self._device.kernels == "native")
+        with Undo() as undo:  # whatever goes wrong on the way, the weights are as before
+            returned, recording = record(self.function, own, self._device, undo)
+            self._returned = _off_the_tape(returned)
+            del returned  # with it goes the tape, and what only the tape kept alive
+            recording.find_kept()
+            plan = make_plan(recording)
+            self._checks = plan.checks
+            self._replay = Replay(plan, native=self._device.kernels == "native")
         return self._returned
 
     def _copy_in(self, inputs: tuple) -> None:
