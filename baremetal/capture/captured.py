@@ -22,7 +22,7 @@ State (moments, an arena) must exist before the first call: what the function ma
 replay makes anew each time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from baremetal.capture.measure import measure_plan
 from baremetal.capture.plan import Plan, make_plan
 from baremetal.capture.recording import RecordedCheck, record
 from baremetal.capture.replay import Replay
+from baremetal.capture.structure import mapped
 from baremetal.capture.undo import Undo
 from baremetal.trace import Trace
 
@@ -107,7 +108,7 @@ class Captured:
         self._arrays = [x for x in self._inputs if type(x) is np.ndarray]
         with Undo() as undo:  # whatever goes wrong on the way, the weights are as before
             returned, recording = record(self.function, own, self._device, undo)
-            self._returned = _off_the_tape(returned)
+            self._returned = mapped(returned, _off_the_tape)
             del returned  # with it goes the tape, and what only the tape kept alive
             recording.find_kept()
             plan = make_plan(recording)
@@ -182,13 +183,6 @@ def _own(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _off_the_tape(returned: Any) -> Any:
-    """What was returned, with every tensor detached: the tape belongs to the first call only."""
-    if isinstance(returned, Tensor):
-        return returned.detach()
-    if isinstance(returned, Mapping):
-        return {key: _off_the_tape(value) for key, value in returned.items()}
-    if isinstance(returned, (list, tuple)):
-        make = getattr(returned, "_make", type(returned))  # a named tuple is made in its own way
-        return make(_off_the_tape(value) for value in returned)
-    return returned
+def _off_the_tape(value: Any) -> Any:
+    """A returned tensor, detached: the tape belongs to the first call only."""
+    return value.detach() if isinstance(value, Tensor) else value

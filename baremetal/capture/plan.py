@@ -17,7 +17,7 @@ from itertools import accumulate
 
 from baremetal.capture.arena import Lifetime, aligned, lower_bound, plan_arena
 from baremetal.capture.recording import Buffer, Operand, RecordedCheck, RecordedLaunch, Recording
-from baremetal.capture.verify import verify
+from baremetal.capture.verify import verify_plan
 from baremetal.kernels.cost import ZERO, Cost
 from baremetal.trace import format_bytes, format_count
 
@@ -124,5 +124,5 @@ def make_plan(recording: Recording) -> Plan:
     )
     offsets = dict(zip(transient, places, strict=True))
     plan = Plan(recording.launches, recording.checks, transient, kept, offsets, memory)
-    verify(plan)
+    verify_plan(plan)
     return plan

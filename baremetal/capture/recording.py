@@ -128,12 +128,14 @@ class Recording:
     Attributes:
         launches: in their order.
         buffers: every allocation, in its order.
+        lent: those of them that were lent to hold inputs.
         checks: of values that come from outside.
     """
 
     def __init__(self, undo: Undo) -> None:
         self.launches: list[RecordedLaunch] = []
         self.buffers: list[Buffer] = []
+        self.lent: list[Buffer] = []
         self.checks: list[RecordedCheck] = []
         self._undo = undo
         self._alive: dict[int, tuple[Buffer, weakref.ref]] = {}  # by the id of what owns it
@@ -150,6 +152,13 @@ class Recording:
         key = id(whole)
         self._alive[key] = buffer, weakref.ref(whole, lambda _: self._alive.pop(key, None))
         return np.ndarray(shape, dtype, memory)
+
+    def lend(self, array: np.ndarray) -> np.ndarray:
+        """A copy of an input in a buffer of this recording, written by no launch."""
+        own = self.empty(array.shape, array.dtype)
+        own[...] = array
+        self.lent.append(self.buffers[-1])
+        return own
 
     def launch(
         self, run: Callable[[], None], kernel: Kernel, arrays: tuple, attributes: dict[str, Any]
@@ -171,7 +180,8 @@ class Recording:
     def check(self, function: Callable[..., Any], arrays: tuple) -> None:
         """Keep a check; its arrays must come from outside, or it could not run beforehand."""
         for array in arrays:
-            if id(owner(array)) in self._alive:
+            buffer = self.operand(array).buffer
+            if buffer is not None and buffer not in self.lent:
                 raise CaptureError(
                     f"a value that the step computes (shape {array.shape}) is checked in Python: "
                     "a captured step cannot stop half-way; compute it outside and pass it in"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from baremetal.capture.plan import Plan
 
 
-def verify(plan: "Plan") -> None:
+def verify_plan(plan: "Plan") -> None:
     """Refuse a plan that is not sound.
 
     Raises:

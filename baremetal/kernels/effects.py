@@ -56,10 +56,9 @@ def _written_by(node: ast.AST) -> Iterator[str]:
         yield from _base(node.target)  # out += y
     elif isinstance(node, ast.keyword) and node.arg == "out":
         yield from _base(node.value)  # np.exp(x, out=out)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        if node.func.attr in _WRITERS:  # np.add.at(out, indices, y), out.fill(0)
-            yield from _base(node.args[0] if node.args else node.func)
-            yield from _base(node.func)
+    elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in _WRITERS:
+        for place in (node.func, *node.args[:1]):  # out.fill(0), np.add.at(out, indices, y)
+            yield from _base(place)
 
 
 def _base(node: ast.AST) -> Iterator[str]:
