@@ -34,6 +34,8 @@ from baremetal.capture.native import NativeStep
 from baremetal.capture.plan import Plan, make_plan
 from baremetal.capture.recording import RecordedCheck, record
 from baremetal.capture.replay import Replay
+from baremetal.capture.structure import mapped
+from baremetal.capture.undo import Undo
 from baremetal.trace import Trace
 
 Level = Literal["replay", "native", "native-exact"]
@@ -111,16 +113,16 @@ class Captured:
         Raises:
             CaptureError: not called yet, or a kernel in it has no compiled version.
         """
-        native = self._native if self._native is not None else self._written()
-        return native.source
-
-    def _written(self) -> NativeStep:
         _ = self.plan  # says what is missing, if anything is
         assert self._replay is not None
+        native = self._written(self._replay) if self._native is None else self._native
+        return native.source
+
+    def _written(self, replay: Replay) -> NativeStep:
+        """The plan as a program."""
         named = {f"input_{n}": array for n, array in enumerate(self._arrays)}
         named |= self._named()
-        inlined = self.level != "native-exact"
-        return NativeStep(self._replay, self._name, named, inlined)
+        return NativeStep(replay, self._name, named, inlined=self.level != "native-exact")
 
     def measure(self, repeats: int = 3) -> Trace:
         """Run the plan launch by launch on the last inputs and time each; see `measure.py`.
@@ -136,18 +138,20 @@ class Captured:
         own = tuple(_own(value) for value in inputs)
         self._inputs = tuple(x.data if isinstance(x, Tensor) else x for x in own)
         self._arrays = [x for x in self._inputs if type(x) is np.ndarray]
-        returned, recording = record(self.function, own, self._device)
-        self._returned = _off_the_tape(returned)
-        del returned  # with it goes the tape, and what only the tape kept alive
-        recording.find_kept()
-        plan = make_plan(recording)
-        self._checks = plan.checks
-        self._replay = Replay(plan, native=self._device.kernels == "native")
-        self._run = self._replay.run
-        if self.level != "replay":
-            self._native = self._written()
-            self._native.compile()
-            self._run = self._native.run
+        with Undo() as undo:  # whatever goes wrong on the way, the weights are as before
+            returned, recording = record(self.function, own, self._device, undo)
+            self._returned = mapped(returned, _off_the_tape)
+            del returned  # with it goes the tape, and what only the tape kept alive
+            recording.find_kept()
+            plan = make_plan(recording)
+            self._checks = plan.checks
+            replay = Replay(plan, native=self._device.kernels == "native")
+            self._run = replay.run
+            if self.level != "replay":
+                self._native = self._written(replay)
+                self._native.compile()
+                self._run = self._native.run
+        self._replay = replay  # now, and not before: a failed recording begins anew
         return self._returned
 
     def _copy_in(self, inputs: tuple) -> None:
@@ -235,13 +239,6 @@ def _own(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _off_the_tape(returned: Any) -> Any:
-    """What was returned, with every tensor detached: the tape belongs to the first call only."""
-    if isinstance(returned, Tensor):
-        return returned.detach()
-    if isinstance(returned, Mapping):
-        return {key: _off_the_tape(value) for key, value in returned.items()}
-    if isinstance(returned, (list, tuple)):
-        make = getattr(returned, "_make", type(returned))  # a named tuple is made in its own way
-        return make(_off_the_tape(value) for value in returned)
-    return returned
+def _off_the_tape(value: Any) -> Any:
+    """A returned tensor, detached: the tape belongs to the first call only."""
+    return value.detach() if isinstance(value, Tensor) else value

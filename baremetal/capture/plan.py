@@ -17,6 +17,7 @@ from itertools import accumulate
 
 from baremetal.capture.arena import Lifetime, aligned, lower_bound, plan_arena
 from baremetal.capture.recording import Buffer, Operand, RecordedCheck, RecordedLaunch, Recording
+from baremetal.capture.verify import verify_plan
 from baremetal.kernels.cost import ZERO, Cost
 from baremetal.trace import format_bytes, format_count
 
@@ -48,6 +49,8 @@ class Plan:
         kept: the buffers that outlive the step, at addresses of their own.
         offsets: where each transient buffer begins in the arena, in bytes.
         memory: the report.
+        entering: the transient buffers that hold something before the first launch (a segment's
+            inputs, and what earlier segments left for it).
     """
 
     launches: Sequence[RecordedLaunch]
@@ -56,6 +59,7 @@ class Plan:
     kept: Sequence[Buffer]
     offsets: dict[Buffer, int]
     memory: MemoryReport
+    entering: Sequence[Buffer] = ()
 
     @property
     def cost(self) -> Cost:
@@ -101,7 +105,11 @@ class Plan:
 
 
 def make_plan(recording: Recording) -> Plan:
-    """Addresses for everything that a recording allocated; its `kept` must be known."""
+    """Addresses for everything that a recording allocated; its `kept` must be known.
+
+    Raises:
+        CaptureError: the plan is not sound (`verify.py`).
+    """
     used = [buffer for buffer in recording.buffers if buffer.first >= 0]
     transient = [buffer for buffer in used if buffer.memory is None]
     kept = [buffer for buffer in recording.buffers if buffer.memory is not None]
@@ -115,4 +123,6 @@ def make_plan(recording: Recording) -> Plan:
         kept_bytes=sum(aligned(b.size_bytes) for b in kept),
     )
     offsets = dict(zip(transient, places, strict=True))
-    return Plan(recording.launches, recording.checks, transient, kept, offsets, memory)
+    plan = Plan(recording.launches, recording.checks, transient, kept, offsets, memory)
+    verify_plan(plan)
+    return plan

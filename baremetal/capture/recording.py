@@ -19,6 +19,7 @@ the launches.
 """
 
 import gc
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,7 +30,10 @@ from baremetal.autograd.device import Device
 from baremetal.autograd.memory import aligned_memory
 from baremetal.autograd.op import owner
 from baremetal.capture.errors import CaptureError
+from baremetal.capture.extent import byte_extent
+from baremetal.capture.undo import Undo
 from baremetal.kernels.cost import Cost
+from baremetal.kernels.effects import written_arrays
 from baremetal.kernels.kernel import Kernel
 
 
@@ -73,6 +77,16 @@ class Operand(NamedTuple):
     strides: tuple[int, ...]
     dtype: np.dtype
 
+    @property
+    def size(self) -> int:
+        """How many elements the view has."""
+        return math.prod(self.shape)
+
+    def extent(self) -> tuple[int, int]:
+        """The first byte and the one after the last, counted from where the buffer begins."""
+        low, high = byte_extent(self.shape, self.strides, self.dtype.itemsize)
+        return self.offset_bytes + low, self.offset_bytes + high
+
     def over(self, memory: np.ndarray, start_bytes: int = 0) -> np.ndarray:
         """The same view of other memory, in which the buffer begins at `start_bytes`."""
         return np.ndarray(
@@ -88,6 +102,15 @@ class RecordedLaunch(NamedTuple):
     attributes: dict[str, Any]
     cost: Cost
 
+    def written(self) -> list[Operand]:
+        """The operands that it may write."""
+        positions = written_arrays(self.kernel, len(self.operands))
+        return [x for x in map(self.operands.__getitem__, positions) if x is not None]
+
+    def written_outside(self) -> list[np.ndarray]:
+        """The fixed arrays that it may write."""
+        return [x.array for x in self.written() if x.array is not None]
+
 
 class RecordedCheck(NamedTuple):
     """A check of values from outside, repeated for every new input."""
@@ -99,16 +122,22 @@ class RecordedCheck(NamedTuple):
 class Recording:
     """A `Recorder`: stands at both doors of a device while a function runs once.
 
+    Args:
+        undo: keeps what fixed arrays held before a launch touches them.
+
     Attributes:
         launches: in their order.
         buffers: every allocation, in its order.
+        lent: those of them that were lent to hold inputs.
         checks: of values that come from outside.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, undo: Undo) -> None:
         self.launches: list[RecordedLaunch] = []
         self.buffers: list[Buffer] = []
+        self.lent: list[Buffer] = []
         self.checks: list[RecordedCheck] = []
+        self._undo = undo
         self._alive: dict[int, tuple[Buffer, weakref.ref]] = {}  # by the id of what owns it
 
     # ------------------------------------------------------------ the two doors
@@ -124,30 +153,43 @@ class Recording:
         self._alive[key] = buffer, weakref.ref(whole, lambda _: self._alive.pop(key, None))
         return np.ndarray(shape, dtype, memory)
 
+    def lend(self, array: np.ndarray) -> np.ndarray:
+        """A copy of an input in a buffer of this recording, written by no launch."""
+        own = self.empty(array.shape, array.dtype)
+        own[...] = array
+        self.lent.append(self.buffers[-1])
+        return own
+
     def launch(
         self, run: Callable[[], None], kernel: Kernel, arrays: tuple, attributes: dict[str, Any]
     ) -> None:
         """Run it, and write it down."""
-        run()
         number = len(self.launches)
-        operands = tuple(None if array is None else self._operand(array) for array in arrays)
+        operands = tuple(None if array is None else self.operand(array) for array in arrays)
         for operand in operands:
-            if operand is not None and operand.buffer is not None:
+            if operand is None:
+                continue
+            if operand.buffer is not None:
                 operand.buffer.touch(number)
+            elif operand.array is not None:
+                self._undo.keep(operand.array)
+        run()
         cost = kernel.cost(*arrays, **attributes)
         self.launches.append(RecordedLaunch(kernel, operands, dict(attributes), cost))
 
     def check(self, function: Callable[..., Any], arrays: tuple) -> None:
         """Keep a check; its arrays must come from outside, or it could not run beforehand."""
         for array in arrays:
-            if id(owner(array)) in self._alive:
+            buffer = self.operand(array).buffer
+            if buffer is not None and buffer not in self.lent:
                 raise CaptureError(
                     f"a value that the step computes (shape {array.shape}) is checked in Python: "
                     "a captured step cannot stop half-way; compute it outside and pass it in"
                 )
         self.checks.append(RecordedCheck(function, arrays))
 
-    def _operand(self, array: np.ndarray) -> Operand:
+    def operand(self, array: np.ndarray) -> Operand:
+        """The array as a view of a buffer of this recording, or as a fixed array."""
         found = self._alive.get(id(owner(array)))
         if found is None:
             return Operand(None, array, 0, array.shape, array.strides, array.dtype)
@@ -168,14 +210,19 @@ class Recording:
         self._alive.clear()
 
 
-def record(function: Callable[..., Any], inputs: tuple, device: Device) -> tuple[Any, Recording]:
+def record(
+    function: Callable[..., Any], inputs: tuple, device: Device, undo: Undo
+) -> tuple[Any, Recording]:
     """Run ``function(*inputs)`` once on `device` and write it down.
+
+    Args:
+        undo: is given what to put back, if the caller finds that the call should not have been.
 
     Returns:
         What the function returned, and the recording (still to be told what is kept:
         `find_kept`, once the caller has dropped what it does not need).
     """
-    recording = Recording()
+    recording = Recording(undo)
     with device.record(recording):
         returned = function(*inputs)
     return returned, recording

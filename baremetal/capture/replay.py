@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from baremetal.autograd.memory import aligned_memory
+from baremetal.capture.errors import CaptureError
 from baremetal.capture.plan import Plan
 from baremetal.capture.recording import Operand, RecordedLaunch
+from baremetal.capture.stopped import stopped
 from baremetal.capture.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,15 +38,24 @@ class Replay:
     Args:
         plan: what to do.
         native: False runs the NumPy references, to compare.
+        arena, workspace: the memory to bind it to; by default some of its own.
 
     Attributes:
         arena: the memory of all transient buffers, uint8.
     """
 
-    def __init__(self, plan: Plan, native: bool = True) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        native: bool = True,
+        arena: np.ndarray | None = None,
+        workspace: Workspace | None = None,
+    ) -> None:
         self.plan = plan
         self._native = native
-        self.arena = aligned_memory(plan.memory.planned_bytes)
+        self.arena = aligned_memory(plan.memory.planned_bytes) if arena is None else arena
+        self._workspace = Workspace() if workspace is None else workspace
+        self._ends: list[int] = []  # for each part, how many launches are done when it is
         self._bound = self._bind()
         self._parts = self._cut()
 
@@ -54,9 +65,26 @@ class Replay:
         return self._workspace.memory
 
     def run(self) -> None:
-        """Do the step once."""
-        for part in self._parts:
-            part()
+        """Do the step once.
+
+        Raises:
+            CaptureError: it stopped half-way (a NumPy reference raised); says what that means.
+        """
+        number = -1
+        try:
+            for number, part in enumerate(self._parts):  # noqa: B007  the number is for the error
+                part()
+        except Exception as error:
+            raise self._stopped(number, error) from error
+        except BaseException as error:  # Ctrl-C stays Ctrl-C
+            error.add_note(str(self._stopped(number, error)))
+            raise
+
+    def _stopped(self, number: int, error: BaseException) -> CaptureError:
+        """What to say when part `number` did not come to its end."""
+        first = self._ends[number - 1] if number > 0 else 0
+        end = self._ends[number] if number >= 0 else 0
+        return stopped(self.plan.launches, first, end, error)
 
     def launches(self) -> Iterator[Callable[[], Any]]:
         """The plan's launches one by one, as functions that run them: for whoever times them."""
@@ -93,7 +121,6 @@ class Replay:
     def _bind(self) -> "list[tuple[RecordedLaunch, Packed]]":
         """Every launch packed, their scratch memory in one workspace."""
         packed = [self._packed(launch) for launch in self.plan.launches]
-        self._workspace = Workspace()
         for one in packed:
             if not callable(one):
                 self._workspace.ask(one)
@@ -107,16 +134,19 @@ class Replay:
 
         parts: list[Callable[[], Any]] = []
         waiting: list[Launch] = []  # native launches that no reference has come between
-        for _, packed in self._bound:
+        for number, (_, packed) in enumerate(self._bound):
             if not callable(packed):
                 waiting += packed
                 continue
             if waiting:
                 parts.append(partial(POOL.run_all, _table(waiting)))
+                self._ends.append(number)
             parts.append(packed)
+            self._ends.append(number + 1)
             waiting = []
         if waiting:
             parts.append(partial(POOL.run_all, _table(waiting)))
+            self._ends.append(len(self.plan.launches))
         return parts
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Workspace:
-    """Collects what launches need, then gives it to them.
+    """Collects what launches need, then gives it to them. Several plans may share one.
 
     Attributes:
-        memory: once `build` was called, uint8.
+        memory: uint8, since `build` was last called.
     """
 
     def __init__(self) -> None:
@@ -35,8 +35,9 @@ class Workspace:
         self._size_bytes = max(self._size_bytes, sum(_needs(launches).values()))
 
     def build(self) -> None:
-        """Take the memory."""
-        self.memory = aligned_memory(self._size_bytes)
+        """Take the memory, if what there is does not suffice (who has moved there stays)."""
+        if self.memory.nbytes < self._size_bytes:
+            self.memory = aligned_memory(self._size_bytes)
 
     def move(self, launches: "Sequence[Launch]") -> "Sequence[Launch]":
         """The same launches with their scratch memory in the workspace."""

@@ -1,0 +1,358 @@
+"""Segments: a pipeline stage's microbatch as plans that take the memory slot as an argument.
+
+A pipeline stage does not run a step from end to end. It runs the forward of one microbatch, then
+perhaps the forward of the next, then the input-gradient of the first, and its weight-gradient when
+there is time (P. Qi et al., "Zero Bubble Pipeline Parallelism", ICLR 2024: F, I and W). Each of
+these is a segment, captured once, and run for any microbatch in flight by naming its slot:
+
+    stage = capture_segments(
+        {"forward": f, "input_gradient": i, "weight_gradient": w},
+        inputs={"forward": (x,), "input_gradient": (dy,)},
+        parameters=module.parameters(),
+        slots=4,
+    )
+    stage.zero_grad()                               # once per step
+    y = stage["forward"].run(2, x)                  # microbatch in slot 2
+    dx = stage["input_gradient"].run(2, dy)
+    stage["weight_gradient"].run(2)                 # adds to the parameters' gradients
+
+The functions are called once, one after the other, while the device records; what Python passes
+from one to the next (the tape, what a deferred backward still owes) it passes through whatever
+object they belong to:
+
+    class Stage:
+        def forward(self, x):
+            self.x = Tensor(x, requires_grad=True)
+            self.y = self.module(self.x)
+            return self.y
+        def input_gradient(self, dy):
+            self.owed = self.y.backward(dy, defer_weights=True)
+            return self.x.grad
+        def weight_gradient(self):
+            self.owed.pay()
+
+That recording is no step: what its launches changed is put back (`undo.py`).
+
+What changes from microbatch to microbatch besides the inputs lies in a fixed buffer that the
+forward reads by a launch; write it before each run. Dropout's sample number is such a one, and the
+forward copies it into its slot, so that the backward finds its own microbatch's even if others have
+begun in between: ``dropout_state.set(step, first_sample)``, then ``forward.run(...)``. So is the
+count of tokens that a loss divides by (`total`).
+
+Gradients. The first gradient of a step usually overwrites what lies in its memory, later ones are
+added. A plan does one of the two: here, all are added. So every parameter gets memory for its
+gradient before the recording (its optimiser's, if it has one: make that first), and a step begins
+with `zero_grad()` of the segments, *in place of* the optimiser's. The sums are those of eager
+accumulation, bit for bit: 0 + g is g.
+
+A link can write a segment's inputs where they are expected (`inputs(slot)`, once the segment before
+it has run in that slot) and send its results from where they lie (`outputs(slot)`, until the next
+microbatch begins there). Run segments from one thread: they share scratch memory.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from baremetal.autograd import CPU, Device, Parameter, Tensor
+from baremetal.autograd.memory import aligned_memory
+from baremetal.capture.cycle import Cycle
+from baremetal.capture.errors import CaptureError
+from baremetal.capture.gradients import Gradients
+from baremetal.capture.plan import Plan
+from baremetal.capture.recording import Operand, RecordedCheck, Recording
+from baremetal.capture.replay import Replay
+from baremetal.capture.segment_recording import RecordedSegment, Result, record_segment
+from baremetal.capture.slots import SlotMemory, SlotPlan, plan_slots
+from baremetal.capture.structure import leaves, mapped
+from baremetal.capture.undo import Undo
+from baremetal.capture.verify import verify_plan
+from baremetal.capture.workspace import Workspace
+from baremetal.kernels.cost import Cost
+
+
+class _Bound(NamedTuple):
+    """A segment bound to the memory of one slot."""
+
+    replay: Replay
+    inputs: tuple[np.ndarray, ...]
+    outputs: Any
+    checks: Sequence[RecordedCheck]
+    tensors: Sequence[Tensor]  # the tensors among the outputs
+
+
+class Segment:
+    """A part of a step, to be run in any slot.
+
+    Attributes:
+        name: as given to `capture_segments`.
+        plan: its launches, bound as for slot 0.
+    """
+
+    def __init__(
+        self,
+        owner: "Segments",
+        position: int,
+        recorded: RecordedSegment,
+        plan: Plan,
+        bound: Sequence[_Bound],
+    ) -> None:
+        self.name = recorded.name
+        self.plan = plan
+        self._owner = owner
+        self._position = position
+        self._arguments = recorded.arguments
+        self._bound = bound  # one for each slot
+
+    def __repr__(self) -> str:
+        return f"<segment {self.name}: {len(self.plan.launches)} launches>"
+
+    @property
+    def cost(self) -> Cost:
+        """FLOPs and bytes of one run: the sum of its launches'."""
+        return self.plan.cost
+
+    def text(self) -> str:
+        """Every launch, one to a line, with where its operands lie in slot 0 and what it costs."""
+        return f"{self.name}: {self.plan.text()}"
+
+    def inputs(self, slot: int) -> tuple[np.ndarray, ...]:
+        """The arrays in which this slot's inputs are expected, to be written from outside.
+
+        They may be written once the segment before this one has run in the slot (the first
+        segment's: once the slot is free). Then ``run(slot, *segment.inputs(slot))`` copies nothing.
+
+        Raises:
+            CaptureError: there is no such slot.
+        """
+        self._owner.cycle.check_slot(slot)
+        return self._bound[slot].inputs
+
+    def outputs(self, slot: int) -> Any:
+        """What the last run in this slot returned, where it lies.
+
+        Raises:
+            CaptureError: the segment has not run there since the slot was last free.
+        """
+        self._owner.cycle.check_readable(slot, self._position)
+        return self._bound[slot].outputs
+
+    def run(self, slot: int, *inputs: Any) -> Any:
+        """Run it in this slot.
+
+        Args:
+            slot: which microbatch's memory.
+            inputs: arrays or tensors of the shapes and dtypes that were captured; they are copied
+                into the slot, unless they are the slot's own (`inputs`).
+
+        Returns:
+            What the function returned, in the slot's memory: tensors (off the tape) or arrays, in
+            the same structure. Valid until the first segment runs in this slot again.
+
+        Raises:
+            CaptureError: it is not this segment's turn in this slot, an input has another shape or
+                dtype, or it stopped half-way.
+            BaremetalError: what the function's own checks raise (a token outside the vocabulary);
+                nothing has run then.
+        """
+        owner, position = self._owner, self._position
+        owner.cycle.check_turn(slot, position)
+        owner.gradients.check(position)
+        bound = self._bound[slot]
+        arrays = self._checked(bound.inputs, inputs)
+        if position == 0:
+            owner.forget_outputs(slot)
+        for own, array in zip(bound.inputs, arrays, strict=True):
+            if array is not own:
+                own[...] = array
+        for check in bound.checks:
+            check.function(*check.arrays)
+        owner.cycle.begin(slot)
+        bound.replay.run()
+        owner.cycle.finish(slot, position)
+        owner.gradients.changed(position)
+        return bound.outputs
+
+    def changed_outputs(self, slot: int, by: str) -> None:
+        """Count a change of every tensor that the last run in this slot returned."""
+        for tensor in self._bound[slot].tensors:
+            tensor.version.bump(by)
+
+    def _checked(self, own: Sequence[np.ndarray], given: Sequence[Any]) -> list[np.ndarray]:
+        """The inputs as arrays of the right shapes and dtypes."""
+        if len(given) != len(own):
+            names = f" ({', '.join(self._arguments)})" if self._arguments else ""
+            raise CaptureError(
+                f"'{self.name}' was captured with {len(own)} inputs{names}, got {len(given)}: "
+                "pass one array for each"
+            )
+        arrays = [x.data if isinstance(x, Tensor) else x for x in given]
+        for name, mine, array in zip(self._arguments, own, arrays, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise CaptureError(
+                    f"input '{name}' of '{self.name}' is a {type(array).__name__}, but was "
+                    f"captured as an array of shape {mine.shape}: pass an array"
+                )
+            if array.shape != mine.shape or array.dtype != mine.dtype:
+                raise CaptureError(
+                    f"input '{name}' of '{self.name}' has shape {array.shape} {array.dtype}, but "
+                    f"was captured with shape {mine.shape} {mine.dtype}: a plan is made for one "
+                    "shape and dtype; capture again for another"
+                )
+        return arrays
+
+
+class Segments:
+    """What `capture_segments` returns: ``stage["forward"]`` is a `Segment`.
+
+    Attributes:
+        memory: the report: slots, scratch, the whole arena.
+        plan: one cycle of slot 0, all segments one after the other, as one plan (to look at).
+        cycle: which segment's turn it is in which slot.
+        gradients: where the parameters' gradients are added up.
+    """
+
+    def __init__(
+        self,
+        recorded: Sequence[RecordedSegment],
+        plans: SlotPlan,
+        gradients: Gradients,
+        native: bool,
+    ) -> None:
+        self.memory: SlotMemory = plans.memory
+        self.plan = plans.whole
+        self.gradients = gradients
+        self.cycle = Cycle([part.name for part in recorded], plans.memory.slots)
+        self._arena = aligned_memory(plans.memory.total_bytes)
+        self._workspace = Workspace()
+        self._segments: dict[str, Segment] = {}
+        for position, (part, plan) in enumerate(zip(recorded, plans.segments, strict=True)):
+            bound = [self._bind(part, plans, plan, slot, native) for slot in range(self.slots)]
+            self._segments[part.name] = Segment(self, position, part, plan, bound)
+            gradients.note_segment(plan.launches)
+
+    def __getitem__(self, name: str) -> Segment:
+        if name not in self._segments:
+            raise CaptureError(f"no segment '{name}': there are {', '.join(self._segments)}")
+        return self._segments[name]
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self._segments.values())
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def __repr__(self) -> str:
+        return f"<segments {', '.join(self._segments)}: {self.memory.text()}>"
+
+    @property
+    def slots(self) -> int:
+        """How many microbatches may be in flight."""
+        return self.memory.slots
+
+    @property
+    def free_slots(self) -> list[int]:
+        """The slots in which a microbatch may begin."""
+        return self.cycle.free_slots
+
+    @property
+    def cost(self) -> Cost:
+        """FLOPs and bytes of one microbatch: the sum of the segments'."""
+        return self.plan.cost
+
+    def zero_grad(self) -> None:
+        """Begin a step: the parameters' gradients become zeros, to which segments add."""
+        self.gradients.zero()
+
+    def forget_outputs(self, slot: int) -> None:
+        """The next microbatch overwrites them: whoever saved one for a backward will be told."""
+        self.cycle.release(slot)
+        for segment in self:
+            segment.changed_outputs(slot, by=f"the next microbatch in slot {slot}")
+
+    def release(self, slot: int) -> None:
+        """Give a microbatch up half-way (after a forward alone, after an error)."""
+        self.cycle.release(slot)
+
+    def _bind(
+        self, part: RecordedSegment, plans: SlotPlan, plan: Plan, slot: int, native: bool
+    ) -> _Bound:
+        """One segment at the addresses of one slot."""
+        there = plans.at(plan, slot)
+        verify_plan(there)
+        offsets = plans.at(plans.whole, slot).offsets
+
+        def array(operand: Operand) -> np.ndarray:
+            if operand.buffer is None:
+                assert operand.array is not None
+                return operand.array
+            return operand.over(self._arena, offsets[operand.buffer])
+
+        def output(result: Any) -> Any:
+            if not isinstance(result, Result):
+                return result
+            own = array(result.operand)
+            return own if result.device is None else Tensor(own, device=result.device)
+
+        outputs = mapped(part.returned, output)
+        return _Bound(
+            replay=Replay(there, native, self._arena, self._workspace),
+            inputs=tuple(map(array, part.inputs)),
+            outputs=outputs,
+            checks=[RecordedCheck(f, tuple(map(array, given))) for f, given in part.checks],
+            tensors=[leaf for leaf in leaves(outputs) if isinstance(leaf, Tensor)],
+        )
+
+
+def capture_segments(
+    functions: Mapping[str, Callable[..., Any]],
+    *,
+    inputs: Mapping[str, Sequence[Any]],
+    slots: int,
+    parameters: Iterable[Parameter] = (),
+    device: Device = CPU,
+) -> Segments:
+    """Record functions that are called in turn for one microbatch, as segments.
+
+    Args:
+        functions: by name, in the order in which they run for each microbatch. Each takes arrays
+            (or tensors) and returns tensors, arrays, or tuples, lists or dicts of them, or None.
+        inputs: for each function that takes any, an example of each: the shapes and dtypes of all
+            that will come. (Values matter only to the function's own checks: token ids must be in
+            the vocabulary.)
+        slots: how many microbatches may be in flight.
+        parameters: whose gradients the functions compute; the optimiser must exist already.
+        device: where they launch.
+
+    Raises:
+        CaptureError: no functions, no slots, inputs for a function that is not there, a parameter
+            that is used and not given, or what `capture` refuses too.
+    """
+    _check_arguments(functions, inputs, slots)
+    gradients = Gradients(parameters)
+    with Undo() as undo:
+        recording = Recording(undo)
+        recorded = []
+        for name, function in functions.items():
+            examples = inputs.get(name, ())
+            part, tensors = record_segment(name, function, examples, recording, device)
+            gradients.refuse_others(name, tensors)
+            recorded.append(part)
+        undo.put_back()  # it was no step
+    if not recording.launches:
+        raise CaptureError(f"{', '.join(functions)} launched nothing: there is nothing to capture")
+    plans = plan_slots(recording, [part.cut for part in recorded], slots)
+    verify_plan(plans.whole)
+    return Segments(recorded, plans, gradients, native=device.kernels == "native")
+
+
+def _check_arguments(functions: Mapping, inputs: Mapping, slots: int) -> None:
+    if not functions or slots < 1:
+        raise CaptureError(f"{len(functions)} functions, {slots} slots: give at least one of each")
+    unknown = ", ".join(f"'{name}'" for name in inputs if name not in functions)
+    if unknown:
+        raise CaptureError(
+            f"inputs for {unknown}, but the functions are {', '.join(functions)}: give inputs "
+            "under the name of the function that takes them"
+        )

@@ -1,0 +1,598 @@
+"""Segments: stages of a real model, several microbatches in flight, and the bits of eager sums."""
+
+import sys
+import tracemalloc
+from collections import deque
+
+import numpy as np
+import pytest
+
+from baremetal import CPU, BaremetalError, Device, Parameter, Tensor, no_grad, ops
+from baremetal.autograd import AutogradError
+from baremetal.capture import CaptureError, capture_segments
+from baremetal.kernels import elementwise as kernels
+from baremetal.kernels.cost import ZERO
+from baremetal.nn import GPT, GPTConfig, Linear
+from baremetal.optim import AdamW
+
+VOCAB, CONTEXT, WIDTH, BATCH = 11, 8, 16, 3
+CONFIG = GPTConfig(vocab_size=VOCAB, context=CONTEXT, layers=2, heads=4, width=WIDTH, tied=False)
+F, I, W = "forward", "input_gradient", "weight_gradient"
+
+
+class First:
+    """Embeddings and the first block: tokens (B, T) -> (B, T, C)."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def parameters(self):
+        for module in (self.model.token_embedding, self.model.position_embedding):
+            yield from module.parameters()
+        yield from self.model.blocks[0].parameters()
+
+    def forward(self, tokens):
+        model = self.model
+        x = model.token_embedding(tokens) + model.position_embedding(np.arange(CONTEXT))
+        self.y = model.blocks[0](model.dropout(x))
+        return self.y
+
+    def input_gradient(self, dy):
+        self.owed = self.y.backward(dy, defer_weights=True)
+
+    def weight_gradient(self):
+        self.owed.pay()
+
+
+class Last(First):
+    """The second block, the norm, the head and the loss: (B, T, C) and targets -> a scalar."""
+
+    def __init__(self, model, total):
+        self.model, self.total = model, total
+
+    def parameters(self):
+        for module in (self.model.blocks[1], self.model.norm, self.model.head):
+            yield from module.parameters()
+
+    def forward(self, x, targets):
+        self.x = Tensor(x, requires_grad=True)
+        logits = self.model.head(self.model.norm(self.model.blocks[1](self.x)))
+        self.y = ops.cross_entropy(logits, targets, total=self.total)
+        return self.y
+
+    def input_gradient(self):
+        self.owed = self.y.backward(defer_weights=True)
+        return self.x.grad
+
+
+def captured(stage, slots, **inputs):
+    functions = {F: stage.forward, I: stage.input_gradient, W: stage.weight_gradient}
+    return capture_segments(functions, inputs=inputs, parameters=stage.parameters(), slots=slots)
+
+
+ACTIVATION = np.zeros((BATCH, CONTEXT, WIDTH), np.float32)
+TOKENS = np.zeros((BATCH, CONTEXT), np.int64)
+
+
+def make_model(dropout=0.0):
+    config = GPTConfig(**{**CONFIG.__dict__, "dropout": dropout})
+    return GPT(config, rng=np.random.default_rng(0), dropout_seed=3)
+
+
+def make_pipeline(slots=(4, 4), dropout=0.0):
+    """A model, its optimiser, the count of tokens, and the two captured stages."""
+    model = make_model(dropout)
+    optimizer = AdamW([*model.parameters()], learning_rate=0.01)
+    total = np.zeros(1)
+    first = captured(First(model), slots[0], forward=(TOKENS,), input_gradient=(ACTIVATION,))
+    last = captured(Last(model, total), slots[1], forward=(ACTIVATION, TOKENS))
+    return model, optimizer, total, (first, last)
+
+
+def microbatches(count, seed=1):
+    windows = np.random.default_rng(seed).integers(0, VOCAB, (count, BATCH, CONTEXT + 1))
+    return [(w[:, :-1].copy(), w[:, 1:].copy()) for w in windows]
+
+
+ORDERS = {
+    "one after the other": ("F0 I0 W0 F1 I1 W1 F2 I2 W2 F3 I3 W3",) * 2,
+    "all forwards first": ("F0 F1 F2 F3 I0 W0 I1 W1 I2 W2 I3 W3",) * 2,
+    "1F1B": ("F0 F1 I0 W0 F2 I1 W1 F3 I2 W2 I3 W3", "F0 I0 W0 F1 I1 W1 F2 I2 W2 F3 I3 W3"),
+    "zero bubble": ("F0 F1 F2 I0 W0 I1 F3 I2 I3 W1 W2 W3", "F0 I0 F1 I1 F2 W0 I2 W1 F3 I3 W2 W3"),
+}
+
+
+def actions(order, count):
+    """ "F0 I0 W0 F1" -> [(F, 0), (I, 0), (W, 0)], for `count` microbatches."""
+    names = {"F": F, "I": I, "W": W}
+    parsed = [(names[word[0]], int(word[1:])) for word in order.split()]
+    return [action for action in parsed if action[1] < count]
+
+
+def run_pipeline(stages, orders, batches, before_forward):
+    """Both stages at once, each in its order, waiting for what it needs; returns the losses."""
+    first, last = stages
+    ys, dxs, losses = {}, {}, {}
+    slot_of = {first: {}, last: {}}
+
+    def run_first(name, m):
+        if name == F:
+            before_forward(m)
+            slot = slot_of[first][m] = first.free_slots[0]
+            ys[m] = first[F].run(slot, batches[m][0]).data.copy()
+        elif name == I:
+            assert first[I].run(slot_of[first][m], dxs[m]) is None
+        else:
+            first[W].run(slot_of[first][m])
+
+    def run_last(name, m):
+        if name == F:
+            before_forward(m)
+            slot = slot_of[last][m] = last.free_slots[-1]
+            # As a link would: received where it is expected, so that nothing is copied.
+            x, _ = last[F].inputs(slot)
+            x[...] = ys[m]
+            losses[m] = last[F].run(slot, x, batches[m][1]).item()
+        elif name == I:
+            dxs[m] = last[I].run(slot_of[last][m]).data.copy()
+        else:
+            last[W].run(slot_of[last][m])
+
+    waiting = [deque(actions(order, len(batches))) for order in orders]
+    while any(waiting):
+        before = sum(map(len, waiting))
+        if waiting[0] and (waiting[0][0][0] != I or waiting[0][0][1] in dxs):
+            run_first(*waiting[0].popleft())
+        if waiting[1] and (waiting[1][0][0] != F or waiting[1][0][1] in ys):
+            run_last(*waiting[1].popleft())
+        assert sum(map(len, waiting)) < before, "the orders wait for each other"
+    return [losses[m] for m in range(len(batches))]
+
+
+def gradients(model):
+    return {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
+
+
+def assert_equal_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+# ---------------------------------------------------------------- the same bits
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_gradients_are_those_of_eager_accumulation(order, count):
+    most = count if order == "all forwards first" else min(count, 3)
+    model, optimizer, total, stages = make_pipeline((most, most))
+    eager = make_model()
+    eager_optimizer = AdamW([*eager.parameters()], learning_rate=0.01)
+    for step in range(2):
+        batches = microbatches(count, seed=step)
+        batches[0][1][0, : step + 2] = -100  # ignored
+        total[0] = sum((targets != -100).sum() for _, targets in batches)
+        eager_optimizer.zero_grad()
+        eager_losses = []
+        for inputs, targets in batches:
+            loss = eager.loss(inputs, targets, total=total)
+            loss.backward()
+            eager_losses.append(loss.item())
+        for stage in stages:
+            stage.zero_grad()
+        losses = run_pipeline(stages, ORDERS[order], batches, lambda m: None)
+        assert losses == eager_losses
+        assert_equal_bits(gradients(model), gradients(eager))
+        for each in (optimizer, eager_optimizer):
+            each.clip(0.5)
+            each.step()
+        assert optimizer.gradient_norm == eager_optimizer.gradient_norm
+        assert_equal_bits(model.state_dict(), eager.state_dict())
+
+
+def test_each_microbatch_meets_its_own_dropout():
+    """The state is written before each forward; the backward finds the copy in its slot."""
+    model, _, total, stages = make_pipeline((3, 3), dropout=0.5)
+    eager = make_model(dropout=0.5)
+    batches = microbatches(3)
+    total[0] = 3 * BATCH * CONTEXT
+    for step in range(2):
+        eager.zero_grad()
+        for m, (inputs, targets) in enumerate(batches):
+            eager.dropout_state.set(step, first_sample=m * BATCH)
+            eager.loss(inputs, targets, total=total).backward()
+        for stage in stages:
+            stage.zero_grad()
+        run_pipeline(
+            stages, ORDERS["zero bubble"], batches,
+            lambda m, step=step: model.dropout_state.set(step, first_sample=m * BATCH),
+        )  # fmt: skip
+        assert_equal_bits(gradients(model), gradients(eager))
+
+
+def test_capturing_leaves_no_trace():
+    """The recording runs everything once; a gradient that was there is there again."""
+    model = make_model()
+    total = np.full(1, 24.0)
+    (inputs, targets), *_ = microbatches(1)
+    model.loss(inputs, targets, total=total).backward()
+    before, state = gradients(model), model.dropout_state.buffer.copy()
+    captured(Last(model, total), 1, forward=(ACTIVATION, targets))
+    assert_equal_bits(before, gradients(model))
+    np.testing.assert_array_equal(state, model.dropout_state.buffer)
+
+
+def test_accumulation_goes_on_from_what_was_there():
+    w = Parameter(np.array([2.0, 3.0], np.float32))
+    w.grad = np.array([10.0, 20.0], np.float32)
+    stage = capture_segments(
+        {"all": lambda x: (Tensor(x) * w).sum().backward()},
+        inputs={"all": (np.ones(2, np.float32),)}, parameters=[w], slots=1,
+    )  # fmt: skip
+    stage["all"].run(0, np.array([1.0, 2.0], np.float32))
+    np.testing.assert_array_equal(w.grad.numpy(), [11, 22])
+    stage.zero_grad()
+    np.testing.assert_array_equal(w.grad.numpy(), [0, 0])
+
+
+def test_results_keep_their_form():
+    def forward(x):
+        y = Tensor(x) * 2.0
+        return {"y": y, "parts": (y.sum(), y.data)}
+
+    stage = capture_segments({F: forward}, inputs={F: (np.ones(3, np.float32),)}, slots=2)
+    stage[F].run(0, np.full(3, 5.0, np.float32))
+    found = stage[F].run(1, np.full(3, 7.0, np.float32))
+    assert found["y"].tolist() == [14.0] * 3
+    assert found["parts"][0].item() == 42.0
+    assert found["parts"][1] is not found["y"].data
+    assert found["parts"][1].tolist() == [14.0] * 3
+    assert stage[F].outputs(0)["y"].tolist() == [10.0] * 3
+    assert stage[F].outputs(1) is found
+
+
+def test_the_references_run_too():
+    device = Device(kernels="reference")
+    stage = capture_segments(
+        {F: lambda x: ops.softmax(x * 2.0)},
+        inputs={F: (Tensor(np.ones((2, 3), np.float32), device=device),)},
+        slots=2, device=device,
+    )  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((2, 3), np.float32)
+    np.testing.assert_allclose(stage[F].run(1, x).numpy(), ops.softmax(Tensor(x * 2)).numpy(), 1e-6)
+
+
+# ---------------------------------------------------------------- cost, memory, work
+
+
+def test_costs_are_those_of_the_eager_launches():
+    model = make_model()
+    total = np.full(1, 24.0)
+    for parameter in model.parameters():
+        parameter.grad = np.zeros(parameter.shape, np.float32)
+    stage = captured(Last(model, total), 2, forward=(ACTIVATION, TOKENS))
+    eager = Last(model, total)
+    calls = {
+        F: lambda: eager.forward(ACTIVATION, TOKENS),
+        I: eager.input_gradient,
+        W: eager.weight_gradient,
+    }
+    for name, call in calls.items():
+        costs = []
+
+        def listen(run, kernel, arrays, attributes, costs=costs):
+            run()
+            costs.append(kernel.cost(*arrays, **attributes))
+
+        with CPU.listen(listen):
+            call()
+        assert stage[name].cost == sum(costs, ZERO)
+        assert stage[name].cost.flops > 0
+        assert len(stage[name].plan.launches) == len(costs)
+    assert stage.cost == sum((segment.cost for segment in stage), ZERO)
+
+
+def test_slots_are_apart_and_scratch_is_shared():
+    _, _, _, (first, _) = make_pipeline((4, 1))
+    memory = first.memory
+    assert memory.slots == 4
+    assert memory.total_bytes == memory.scratch_bytes + 4 * memory.slot_bytes
+    assert 0 < memory.scratch_bound_bytes <= memory.scratch_bytes
+    assert 0 < memory.slot_bound_bytes <= memory.slot_bytes
+    assert memory.slot_bytes <= 1.05 * memory.slot_bound_bytes
+    inside = set()
+    for segment in first:
+        for slot in range(4):
+            plan = segment._bound[slot].replay.plan
+            for buffer in plan.transient:
+                start, stop = plan.offsets[buffer], plan.offsets[buffer] + buffer.size_bytes
+                if start >= memory.scratch_bytes:
+                    base = memory.scratch_bytes + slot * memory.slot_bytes
+                    assert base <= start <= stop <= base + memory.slot_bytes
+                    inside.add(slot)
+                else:
+                    assert stop <= memory.scratch_bytes
+                    assert start == segment.plan.offsets[buffer]
+    assert inside == {0, 1, 2, 3}
+    assert "4 slots of" in memory.text()
+    assert len(first[F].text().splitlines()) == len(first[F].plan.launches) + 2
+
+
+def test_what_ends_in_its_segment_is_scratch():
+    """x -> a -> b -> y: a and b die in the forward; the result y takes the place of the input x."""
+    n = 64  # 256 bytes each
+
+    def forward(x):
+        a = Tensor(x) + 1.0
+        b = a * 2.0
+        del a
+        return b * 3.0
+
+    stage = capture_segments({F: forward}, inputs={F: (np.ones(n, np.float32),)}, slots=5)
+    assert (stage.memory.slot_bytes, stage.memory.scratch_bytes) == (256, 512)
+    assert stage.memory.total_bytes == 512 + 5 * 256
+
+
+def test_a_run_is_one_call_and_allocates_nothing(monkeypatch):
+    """Python functions that are entered: a handful, whatever the launches; no kernel, no memory."""
+    _, _, _, (first, last) = make_pipeline((2, 2))
+    x, targets = microbatches(1)[0]
+    y = first[F].run(0, x).data
+    last[F].run(0, y, targets)
+    last[I].run(0)
+    last[W].run(0)
+
+    def refuse(*_, **__):
+        raise AssertionError("a run must not come back to the device")
+
+    monkeypatch.setattr(Device, "launch", refuse)
+    monkeypatch.setattr(Device, "empty", refuse)
+    runs = [(last[F], (y, targets)), (last[I], ()), (last[W], ())]
+    for segment, inputs in runs:
+        entered = []
+        sys.setprofile(lambda frame, event, _, e=entered: e.append(frame) if event == "call" else 0)
+        try:
+            segment.run(1, *inputs)
+        finally:
+            sys.setprofile(None)
+        names = [frame.f_code.co_filename.rpartition("baremetal")[2] for frame in entered]
+        assert not any("kernels" in name and "pool" not in name for name in names)
+        assert sum("pool" in name for name in names) <= 2
+    tracemalloc.start()
+    try:
+        for segment, inputs in runs:
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            segment.run(1, *inputs)
+            peak = tracemalloc.get_traced_memory()[1] - before
+            assert peak < ACTIVATION.nbytes  # less than any activation
+    finally:
+        tracemalloc.stop()
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.fixture
+def line():
+    """A linear stage with two slots, captured."""
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    layer.name_parameters()
+
+    class Stage:
+        def forward(self, x):
+            self.x = Tensor(x, requires_grad=True)
+            self.y = layer(self.x)
+            return self.y
+
+        def input_gradient(self, dy):
+            self.owed = self.y.backward(dy, defer_weights=True)
+            return self.x.grad
+
+        def weight_gradient(self):
+            self.owed.pay()
+
+    stage = Stage()
+    return layer, capture_segments(
+        {F: stage.forward, I: stage.input_gradient, W: stage.weight_gradient},
+        inputs={F: (X,), I: (DY,)}, parameters=layer.parameters(), slots=2,
+    )  # fmt: skip
+
+
+X, DY = np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)
+
+
+def test_a_segment_waits_for_the_one_before_it(line):
+    _, stage = line
+    with pytest.raises(CaptureError, match="'input_gradient' of slot 1: no segment has run in it"):
+        stage[I].run(1, DY)
+    stage[F].run(0, X)
+    with pytest.raises(
+        CaptureError, match="'weight_gradient' of slot 0: 'forward' has run; run 'i"
+    ):
+        stage[W].run(0)
+
+
+def test_a_segment_runs_once_per_microbatch(line):
+    layer, stage = line
+    stage[F].run(0, X)
+    stage[I].run(0, DY)
+    stage[W].run(0)
+    once = layer.weight.grad.numpy().copy()
+    with pytest.raises(CaptureError, match=r"'weight_gradient' of slot 0: .*once per microbatch"):
+        stage[W].run(0)
+    with pytest.raises(CaptureError, match=r"'input_gradient' of slot 0: .*once per microbatch"):
+        stage[I].run(0, DY)
+    np.testing.assert_array_equal(layer.weight.grad.numpy(), once)
+    stage[F].run(0, X)  # the next microbatch
+
+
+def test_a_slot_in_flight_is_not_begun_again(line):
+    _, stage = line
+    stage[F].run(1, X)
+    assert stage.free_slots == [0]
+    with pytest.raises(CaptureError, match=r"'forward' of slot 1: .*still in flight: run 'input_g"):
+        stage[F].run(1, X)
+    stage.release(1)
+    assert stage.free_slots == [0, 1]
+    stage[F].run(1, X)
+
+
+def test_results_are_read_while_they_are_there(line):
+    _, stage = line
+    with pytest.raises(CaptureError, match="slot 0 holds no results of 'forward'"):
+        stage[F].outputs(0)
+    y = stage[F].run(0, X)
+    assert stage[F].outputs(0) is y
+    stage[I].run(0, DY)
+    stage[W].run(0)
+    assert stage[F].outputs(0) is y  # until the next microbatch begins
+    assert stage[I].outputs(0).shape == (4, 3)
+    stage[F].run(0, X)
+    with pytest.raises(CaptureError, match="slot 0 holds no results of 'input_gradient'"):
+        stage[I].outputs(0)
+    stage.release(0)
+    with pytest.raises(CaptureError, match=r"no results of 'forward'.*or the slot is released"):
+        stage[F].outputs(0)
+
+
+def test_a_result_that_was_saved_and_overwritten_is_noticed(line):
+    """By the count of changes: the next microbatch in the slot changed what a backward needs."""
+    _, stage = line
+    y = stage[F].run(0, X)
+    w = Parameter(np.ones((4, 2), np.float32))
+    loss = (y * w).sum()
+    stage[F].run(1, X)  # another slot: harmless
+    stage.release(0)
+    stage[F].run(0, X)
+    with pytest.raises(AutogradError, match="changed in place by 'the next microbatch in slot 0'"):
+        loss.backward()
+
+
+def test_slots_that_are_not_there(line):
+    _, stage = line
+    for slot in (2, -1):
+        for call in (
+            lambda s=slot: stage[F].run(s, X),
+            lambda s=slot: stage[F].inputs(s),
+            lambda s=slot: stage[F].outputs(s),
+            lambda s=slot: stage.release(s),
+        ):
+            with pytest.raises(CaptureError, match=rf"slot {slot}: there are 2"):
+                call()
+    with pytest.raises(CaptureError, match="no segment 'backward': there are forward, input_"):
+        stage["backward"]
+
+
+def test_other_inputs_are_refused_by_name_and_nothing_is_lost(line):
+    _, stage = line
+    y = stage[F].run(0, X)
+    with pytest.raises(CaptureError, match=r"'x' of 'forward' has shape \(5, 3\).*\(4, 3\)"):
+        stage[F].run(1, np.ones((5, 3), np.float32))
+    with pytest.raises(CaptureError, match=r"'dy' of 'input_gradient' has .* float64, .* float32"):
+        stage[I].run(0, DY.astype(np.float64))
+    with pytest.raises(CaptureError, match=r"1 inputs \(dy\), got 0"):
+        stage[I].run(0)
+    with pytest.raises(CaptureError, match="'dy' of 'input_gradient' is a float"):
+        stage[I].run(0, 1.0)
+    assert stage[F].outputs(0) is y
+    stage[I].run(0, DY)
+
+
+def test_forgotten_gradients_are_not_added_to(line):
+    layer, stage = line
+    layer.zero_grad()
+    stage[F].run(0, X)
+    stage[I].run(0, DY)
+    with pytest.raises(CaptureError, match=r"'weight' \(2, 3\) is not there .* with zero_grad\(\)"):
+        stage[W].run(0)
+    stage.zero_grad()
+    stage[W].run(0)
+    np.testing.assert_array_equal(layer.weight.grad.numpy(), DY.T @ X)
+
+
+def test_parameters_that_moved_are_noticed(line):
+    layer, stage = line
+    AdamW([*layer.parameters()], learning_rate=0.1)
+    with pytest.raises(CaptureError, match=r"parameter '\w+' .* has moved to other memory"):
+        stage[F].run(0, X)
+
+
+def test_every_parameter_must_be_given():
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    layer.name_parameters()
+    with pytest.raises(CaptureError, match=r"'forward' uses the parameter 'bias' \(2,\)"):
+        capture_segments(
+            {F: lambda x: layer(Tensor(x))}, inputs={F: (X,)}, parameters=[layer.weight], slots=1
+        )
+    layer.bias.requires_grad = False
+    capture_segments(
+        {F: lambda x: layer(Tensor(x))}, inputs={F: (X,)}, parameters=[layer.weight], slots=1
+    )
+
+
+@pytest.mark.parametrize("bad", [VOCAB, -1])
+def test_a_token_outside_the_vocabulary_runs_nothing(bad):
+    _, _, total, (first, last) = make_pipeline((1, 1))
+    total[0] = 24
+    (tokens, targets), (wrong, _) = microbatches(2)
+    wrong[0, 0] = bad
+    with pytest.raises(BaremetalError, match=f"{bad} is not in 0..10"):
+        first[F].run(0, wrong)
+    y = first[F].run(0, tokens).data
+    with pytest.raises(BaremetalError, match=f"{bad} is not in 0..10"):
+        last[F].run(0, y, wrong)
+    last[F].run(0, y, targets)
+
+
+def test_a_run_that_stops_half_way_breaks_its_slot_only():
+    """A part in NumPy can raise; here the first part is made to."""
+
+    def forward(x):
+        return Tensor(x) * 2.0 + 1.0
+
+    stage = capture_segments(
+        {F: forward, I: lambda: None}, inputs={F: (np.ones(3, np.float32),)}, slots=2
+    )
+    bound = stage[F]._bound[0]
+    parts = bound.replay._parts
+    bound.replay._parts = [lambda: 1 / 0]
+    with pytest.raises(CaptureError, match=r"stopped at one of the launches.*ZeroDivision"):
+        stage[F].run(0, np.ones(3, np.float32))
+    bound.replay._parts = parts
+    with pytest.raises(CaptureError, match=r"slot 0: a segment stopped half-way.*release\(0\)"):
+        stage[F].run(0, np.ones(3, np.float32))
+    stage[F].run(1, np.ones(3, np.float32))
+    stage.release(0)
+    stage[F].run(0, np.ones(3, np.float32))
+
+
+def test_what_cannot_be_captured_is_refused():
+    x = np.ones(2, np.float32)
+    with pytest.raises(CaptureError, match="0 functions, 2 slots"):
+        capture_segments({}, inputs={}, slots=2)
+    with pytest.raises(CaptureError, match="1 functions, 0 slots"):
+        capture_segments({F: lambda x: Tensor(x) * 2.0}, inputs={F: (x,)}, slots=0)
+    with pytest.raises(CaptureError, match="inputs for 'backward', but the functions are forward"):
+        capture_segments({F: lambda: None}, inputs={"backward": (x,)}, slots=1)
+    with pytest.raises(CaptureError, match="forward launched nothing"):
+        capture_segments({F: lambda x: x}, inputs={F: (x,)}, slots=1)
+    with pytest.raises(CaptureError, match=r"input 1 of 'forward' is 2\.0"):
+        capture_segments({F: lambda x, y: Tensor(x) * y}, inputs={F: (x, 2.0)}, slots=1)
+    with pytest.raises(AutogradError, match=r"item\(\) reads a computed value"):
+        capture_segments({F: lambda x: Tensor(x).sum().item()}, inputs={F: (x,)}, slots=1)
+    assert Tensor([1.0]).sum().item() == 1.0  # the device is free again
+
+
+def test_a_failed_capture_puts_everything_back():
+    w = Parameter(np.array([1.0, 2.0], np.float32))
+
+    def forward(x):
+        with no_grad():
+            CPU.launch(kernels.fill, w.data, value=7.0)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        capture_segments({F: forward}, inputs={F: (np.ones(2),)}, parameters=[w], slots=1)
+    assert w.tolist() == [1.0, 2.0]
