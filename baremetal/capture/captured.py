@@ -160,24 +160,26 @@ class Captured:
             raise CaptureError(
                 f"{self._name} was captured with {len(self._inputs)} inputs, got {len(inputs)}"
             )
-        arrays = []
         for position, (own, given) in enumerate(zip(self._inputs, inputs, strict=True)):
             array = given.data if isinstance(given, Tensor) else given
             # Usually an array of the right kind: a small step is as long as a few such lines.
             if type(array) is np.ndarray and type(own) is np.ndarray:
-                if array.shape != own.shape or array.dtype != own.dtype:
-                    self._refuse_input(position, own, given)
-                arrays.append(array)
+                if array.shape != own.shape or array.dtype is not own.dtype:
+                    self._check_alike(position, own, given)
+                own[...] = array
             elif type(given) is not type(own) or given != own:
                 self._refuse_input(position, own, given)
-        for own, array in zip(self._arrays, arrays, strict=True):
-            own[...] = array
         self._check()
 
     def _check(self) -> None:
         """What the function checks of values from outside, before anything is launched."""
         for check in self._checks:
             check.function(*check.arrays)
+
+    def _check_alike(self, position: int, own: np.ndarray, given: Any) -> None:
+        """Equal dtypes need not be one object; anything else is refused."""
+        if given.shape != own.shape or given.dtype != own.dtype:
+            self._refuse_input(position, own, given)
 
     def _refuse_input(self, position: int, own: Any, given: Any) -> None:
         """Say what is wrong with this input."""
