@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from baremetal.capture.errors import CaptureError
-from baremetal.capture.program import Placer, label_arrays, make_calls, write_program
+from baremetal.capture.places import Placer, label_arrays, make_calls
+from baremetal.capture.program import write_program
 from baremetal.capture.recording import RecordedLaunch
 from baremetal.capture.replay import Replay
 
