@@ -230,10 +230,12 @@ class _Writer:
             [
                 f'"""The captured function `{name}`, written out: {len(self._calls)} calls.',
                 "",
-                "Generated; a change here is lost, and does no harm: the file's name is the hash",
-                "of its content. A body is called as body(first item, end, words), its words as",
-                "documented where it is written (baremetal/kernels/native/). `run` divides the",
-                "items over the threads; a body called by its name is compiled into this file.",
+                "Generated; a change here is lost, and does no harm: the file's name is the hash of",
+                "its content. A kernel's body is called as body(first item, end, words); `run`",
+                "divides the items over the threads, and a body called by its name is compiled",
+                "into this file. What bodies do, and what their words are:",
+                "",
+                *self._glossary(),
                 "",
                 "Operands are addresses: arena + its first byte for what lives within the step,",
                 "workspace + byte for what lives within one call, and for what outlives the step",
@@ -247,6 +249,17 @@ class _Writer:
             imports += ", words_f64"
         inlines = [f'{stem} = inline("{stem}")' for stem in sorted(self._inline)]
         return "\n\n".join(filter(None, [essay, imports, "\n".join(inlines)]))
+
+    def _glossary(self) -> list[str]:
+        """What each body says of itself."""
+        bodies = {call.launch.body.name: call.launch.body for call in self._calls}
+        lines = []
+        for name, body in sorted(bodies.items()):
+            said = " ".join(str(body.function.__doc__ or "").split())
+            lines += textwrap.wrap(
+                f"{name}: {said}", WIDTH, initial_indent="    ", subsequent_indent=" " * 8
+            )
+        return lines
 
 
 # ---------------------------------------------------------------- text

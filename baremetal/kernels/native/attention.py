@@ -153,7 +153,11 @@ def _gather_queries(out, beta, alpha, tile, extent, x):
 
 @body
 def causal_attention_body(lo, hi, args):
-    """Items lo..hi: out and lse of 32 queries of one head each."""
+    """Items lo..hi: out and lse of 32 queries of one head each.
+
+    Words: 0-3 q k v out, 8 lse, 9-10 queries, positions, 11-13 heads, heads per key/value head,
+    width, 14-16 scale, lowest float, parts, 17- distances of samples, positions, heads of each.
+    """
     queries, positions, heads = integer(args, 9), integer(args, 10), integer(args, 11)
     group, width, scale = integer(args, 12), integer(args, 13), scalar(args, SCALE)
     panel, tile = stack(args, PANEL), stack(args, TILE)
@@ -246,7 +250,10 @@ def causal_attention(q, k, v, out, lse, *, scale):
 
 @body
 def causal_attention_backward_body(lo, hi, args):
-    """Items lo..hi: what one part of a key/value head owns of grad_q, grad_k and grad_v."""
+    """Items lo..hi: what one part of a key/value head owns of grad_q, grad_k and grad_v.
+
+    Words: 0-7 q k v out grad grad_q grad_k grad_v, 8- as in `causal_attention_body`.
+    """
     queries, positions, heads = integer(args, 9), integer(args, 10), integer(args, 11)
     group, width, scale = integer(args, 12), integer(args, 13), scalar(args, SCALE)
     q_panel, grad_panel = stack(args, PANEL), stack(args, PANEL)

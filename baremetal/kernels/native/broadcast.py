@@ -170,7 +170,7 @@ RESULT: Any = pointer  # how a binary kernel's result is addressed: comparisons 
 
 
 def unary_pattern(lo, hi, args):
-    """out = f(x)."""
+    """Elements lo..hi of out = f(x)."""
     inner, sx, so = integer(args, 4), integer(args, 5), integer(args, 6)
     x_block, out_block = buffer(pointer(args, 0)), buffer(pointer(args, 1))
     longest = hi - lo if sx == 1 and so == 1 else BLOCK
@@ -192,7 +192,7 @@ def unary_pattern(lo, hi, args):
 
 
 def binary_pattern(lo, hi, args):
-    """out = f(a, b)."""
+    """Elements lo..hi of out = f(a, b)."""
     inner = integer(args, 4)
     sa, sb, so = integer(args, 5), integer(args, 6), integer(args, 7)
     a_block, b_block = buffer(pointer(args, 0)), buffer(pointer(args, 1))
@@ -218,7 +218,7 @@ def binary_pattern(lo, hi, args):
 
 
 def choice_pattern(lo, hi, args):
-    """out = f(condition, a, b), the condition in bytes."""
+    """Elements lo..hi of out = f(condition, a, b), the condition in bytes."""
     inner = integer(args, 4)
     sc, sa, sb, so = integer(args, 5), integer(args, 6), integer(args, 7), integer(args, 8)
     c_block, a_block = buffer(pointer_u8(args, 0)), buffer(pointer(args, 1))
@@ -258,7 +258,8 @@ def make_body(pattern: Callable, function: Callable, result: Any = pointer) -> B
     scope = pattern.__globals__ | {"FUNCTION": njit(**PRECISE)(function), "RESULT": result}
     body = FunctionType(pattern.__code__, scope, function.__name__ + "_body")
     body.__qualname__ = body.__name__
-    body.__doc__ = function.__doc__
+    said = str(pattern.__doc__).replace(" f(", f" {function.__name__.strip('_')}(").rstrip(".")
+    body.__doc__ = f"{said}. Words: 0-3 inputs, then out, 4- axes (broadcast.py)."
     return Body(body, reassociate=False)
 
 

@@ -256,11 +256,11 @@ def where(condition, a, b):
 # ---------------------------------------------------------------- moving
 
 
-def _same(x):
+def move(x):
     return x
 
 
-_copy_body = make_body(unary_pattern, _same)
+_copy_body = make_body(unary_pattern, move)
 
 
 @body

@@ -71,11 +71,7 @@ def _product_of_few(ta, tb, rows, columns, k, alpha, a, lda, b, ldb, beta, c, ld
 
 @inlined
 def _blocks_of_one(args, a, b, c, lo, hi):
-    """Blocks lo..hi of C = alpha op(A) op(B) + beta C for matrices that start at a, b, c.
-
-    Words: 0-2 A B C, 3-5 m n k, 6-7 transposed? of A B, 8-10 row distances of A B C,
-    11 alpha, 12 beta, 13 split columns?, 14 bias (or 0).
-    """
+    """Blocks lo..hi of C = alpha op(A) op(B) + beta C for matrices that start at a, b, c."""
     m, n, k = integer(args, 3), integer(args, 4), integer(args, 5)
     ta, tb = integer(args, 6) != 0, integer(args, 7) != 0
     lda, ldb, ldc = integer(args, 8), integer(args, 9), integer(args, 10)
@@ -105,7 +101,11 @@ def _blocks_of_one(args, a, b, c, lo, hi):
 
 @body
 def matmul_body(lo, hi, args):
-    """Blocks lo..hi of one product."""
+    """Blocks lo..hi of C = alpha op(A) op(B) + beta C, 16 rows or columns each.
+
+    Words: 0-2 A B C, 3-5 m n k, 6-7 transposed? of A B, 8-10 row distances of A B C, 11 alpha,
+    12 beta, 13 split columns?, 14 bias to begin with, or 0.
+    """
     _blocks_of_one(args, pointer(args, 0), pointer(args, 1), pointer(args, 2), lo, hi)
 
 
@@ -113,7 +113,8 @@ def matmul_body(lo, hi, args):
 def batched_matmul_body(lo, hi, args):
     """Blocks lo..hi, counted through all matrices of a batch.
 
-    Words: 15 blocks per matrix, 16-19 batch shape, 20-23 24-27 28-31 batch strides of A B C.
+    Words: 0-14 as in `matmul_body`, 15 blocks per matrix, 16-19 batch shape,
+    20-23 24-27 28-31 batch strides of A B C.
     """
     blocks = integer(args, BATCH)
     item = lo
@@ -139,7 +140,8 @@ def batched_matmul_body(lo, hi, args):
 def halved_matmul_body(lo, hi, args):
     """Blocks lo..hi, counted through both halves of a sum, each with a result of its own.
 
-    Words: 15 blocks per half, 16 C of the second, 17-18 where its part of A and of B begins.
+    Words: 0-14 as in `matmul_body`, 15 blocks per half, 16 C of the second,
+    17-18 where its part of A and of B begins.
     """
     blocks = integer(args, 15)
     a, b = pointer(args, 0), pointer(args, 1)

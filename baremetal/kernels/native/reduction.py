@@ -180,7 +180,7 @@ def join_largest(args, lanes):
 
 @body
 def sum_body(lo, hi, args):
-    """Items lo..hi of out = sum / word 2."""
+    """Items lo..hi of out = sum / divisor. Words: 0-1 x out, 2 divisor, 3- axes (reduction.py)."""
     total, block = buffer(pointer_f64(args, 0)), buffer(pointer(args, 0))
     divisor, so = float(integer(args, 2)), integer(args, 7)
     for item in range(lo, hi):
@@ -195,7 +195,10 @@ def sum_body(lo, hi, args):
 
 @body
 def piece_body(lo, hi, args):
-    """Items lo..hi of out (float64) = sum, one contiguous row each."""
+    """Items lo..hi of out (float64) = sum, a contiguous row each.
+
+    Words: 0-1 x out, 2 divisor, 3- axes (reduction.py).
+    """
     total, block = buffer(pointer_f64(args, 0)), buffer(pointer(args, 0))
     for item in range(lo, hi):
         x_at, out_at, columns = item_start(args, item)
@@ -247,7 +250,7 @@ def _pack_sum(x, out, axis, divisor: int) -> Sequence[Launch] | None:
 
 @body
 def max_body(lo, hi, args):
-    """Items lo..hi of out = largest."""
+    """Items lo..hi of out = largest. Words: 0-1 x out, 2 divisor, 3- axes (reduction.py)."""
     top, block = buffer(pointer(args, 0)), buffer(pointer(args, 0))
     so = integer(args, 7)
     for item in range(lo, hi):
@@ -270,7 +273,10 @@ def max(x, out, *, axis):
 
 @body
 def logsumexp_body(lo, hi, args):
-    """Items lo..hi of out = m + log(sum(exp(x - m))), m the largest."""
+    """Items lo..hi of out = m + log(sum(exp(x - m))), m the largest.
+
+    Words: 0-1 x out, 2 divisor, 3- axes (reduction.py).
+    """
     top, block = buffer(pointer(args, 0)), buffer(pointer(args, 0))
     total = buffer(pointer_f64(args, 0))
     so = integer(args, 7)
@@ -297,7 +303,10 @@ def logsumexp(x, out, *, axis):
 
 @body
 def variance_body(lo, hi, args):
-    """Items lo..hi of out = sum((x - mean)^2) / word 2: the mean first, then the distances."""
+    """Items lo..hi of out = sum((x - mean)^2) / divisor: the mean first, then the distances.
+
+    Words: 0-1 x out, 2 divisor, 3- axes (reduction.py).
+    """
     mean, block = buffer(pointer_f64(args, 0)), buffer(pointer(args, 0))
     total = buffer(pointer_f64(args, 0))
     divisor, so = float(integer(args, 2)), integer(args, 7)
@@ -341,7 +350,10 @@ def join_argmax(best, where):
 
 @body
 def argmax_body(lo, hi, args):
-    """Items lo..hi of out (int64) = index of the first largest."""
+    """Items lo..hi of out (int64) = index of the first largest.
+
+    Words: 0-1 x out, 2 divisor, 3- axes (reduction.py).
+    """
     best, block = buffer(pointer(args, 0)), buffer(pointer(args, 0))
     where = buffer(pointer_i64(args, 1))
     size, step, apart, so = (
