@@ -5,7 +5,9 @@
     loss = step(inputs, targets)      # every later one copies the inputs in and walks the plan
 
 The inputs are arrays. The function gets buffers of the capture's own, in which every later call
-puts its new values; what it returns are tensors (or arrays) whose memory each call overwrites.
+puts its new values; what it returns are tensors (or arrays) whose memory each call overwrites: the
+same objects every time. A number that is to last is read off them (`loss.item()`), an array copied.
+A tensor counts the call as a change in place, so that a backward which had saved it says so.
 Anything else that should change from step to step must lie in a buffer that the function reads by a
 launch: the optimisers' learning rate and the dropout's step do (`Optimizer.scalars`,
 `DropoutState`).
@@ -20,6 +22,11 @@ What Python does in the function happens once, while it is recorded:
 
 State (moments, an arena) must exist before the first call: what the function makes and keeps, the
 replay makes anew each time.
+
+If the first call raises, what its launches have changed is put back (`undo.py`), and the next call
+records. In a later call everything that can be wrong with the inputs is looked at before the first
+launch. Should it stop half-way all the same (`stopped.py`), it says how far it came, and whether
+anything outside the step's own memory was changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,13 +35,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from baremetal.autograd import CPU, Device, Tensor
+from baremetal.autograd.op import owner
+from baremetal.autograd.tape import Version
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.measure import measure_plan
 from baremetal.capture.native import NativeStep
 from baremetal.capture.plan import Plan, make_plan
-from baremetal.capture.recording import RecordedCheck, record
+from baremetal.capture.recording import RecordedCheck, Recording, record
 from baremetal.capture.replay import Replay
-from baremetal.capture.structure import mapped
+from baremetal.capture.structure import leaves, mapped
 from baremetal.capture.undo import Undo
 from baremetal.trace import Trace
 
@@ -68,6 +77,7 @@ class Captured:
         self._arrays: list[np.ndarray] = []  # the arrays alone
         self._checks: Sequence[RecordedCheck] = ()
         self._returned: Any = None
+        self._overwritten: list[Version] = []  # of the returned tensors
         self._replay: Replay | None = None
         self._run: Callable[[], None] = _not_recorded
 
@@ -83,7 +93,8 @@ class Captured:
                 (numbers, strings) are frozen and must be equal in every call.
 
         Raises:
-            CaptureError: an input of another shape or dtype, a frozen one that differs.
+            CaptureError: an input of another shape or dtype, a frozen one that differs; or the
+                step stopped half-way (the message says what that means for the parameters).
             BaremetalError: what the function's own checks raise (a token outside the vocabulary).
         """
         if self._replay is None:
@@ -92,6 +103,8 @@ class Captured:
             self._copy_in(inputs)
             self._run()
             returned = self._returned
+            for version in self._overwritten:
+                version.bump("the next call of the captured function")
         self.calls += 1
         return returned
 
@@ -141,6 +154,11 @@ class Captured:
         with Undo() as undo:  # whatever goes wrong on the way, the weights are as before
             returned, recording = record(self.function, own, self._device, undo)
             self._returned = mapped(returned, _off_the_tape)
+            self._overwritten = [
+                leaf.version
+                for leaf in leaves(self._returned)
+                if isinstance(leaf, Tensor) and self._overwrites(leaf.data, recording)
+            ]
             del returned  # with it goes the tape, and what only the tape kept alive
             recording.find_kept()
             plan = make_plan(recording)
@@ -153,6 +171,11 @@ class Captured:
                 self._run = self._native.run
         self._replay = replay  # now, and not before: a failed recording begins anew
         return self._returned
+
+    def _overwrites(self, array: np.ndarray, recording: Recording) -> bool:
+        """Whether each call writes here: into what the recording lent, or as an input."""
+        lent = recording.operand(array).buffer is not None
+        return lent or any(owner(array) is owner(own) for own in self._arrays)
 
     def _copy_in(self, inputs: tuple) -> None:
         """Put the new inputs where the plan expects them; everything is checked before a launch."""
