@@ -70,6 +70,7 @@ from baremetal.capture.undo import Undo
 from baremetal.capture.verify import verify_plan
 from baremetal.capture.workspace import Workspace
 from baremetal.kernels.cost import Cost
+from baremetal.trace import format_bytes, format_count
 
 
 class _Bound(NamedTuple):
@@ -115,7 +116,9 @@ class Segment:
 
     def text(self) -> str:
         """Every launch, one to a line, with where its operands lie in slot 0 and what it costs."""
-        return f"{self.name}: {self.plan.text()}"
+        cost = f"{format_count(self.cost.flops)}FLOP, {format_bytes(self.cost.size_bytes)} moved"
+        summary = f"{self.name}: {len(self.plan.launches)} launches, {cost}"
+        return "\n".join([summary, "", *self.plan.launch_lines()])
 
     def inputs(self, slot: int) -> tuple[np.ndarray, ...]:
         """The arrays in which this slot's inputs are expected, to be written from outside.
@@ -270,6 +273,10 @@ class Segments:
         self.cycle.release(slot)
         for segment in self:
             segment.changed_outputs(slot, by=f"the next microbatch in slot {slot}")
+
+    def text(self) -> str:
+        """Memory, and every launch of every segment (see `Segment.text`)."""
+        return "\n\n".join([self.memory.text(), *(segment.text() for segment in self)])
 
     def release(self, slot: int) -> None:
         """Give a microbatch up half-way (after a forward alone, after an error)."""

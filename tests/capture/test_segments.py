@@ -316,7 +316,9 @@ def test_slots_are_apart_and_scratch_is_shared():
                     assert start == segment.plan.offsets[buffer]
     assert inside == {0, 1, 2, 3}
     assert "4 slots of" in memory.text()
+    assert first[F].text().startswith(f"forward: {len(first[F].plan.launches)} launches, ")
     assert len(first[F].text().splitlines()) == len(first[F].plan.launches) + 2
+    assert all(segment.text() in first.text() for segment in first)
 
 
 def test_what_ends_in_its_segment_is_scratch():
