@@ -225,13 +225,14 @@ class Segments:
     ) -> None:
         self.memory: SlotMemory = plans.memory
         self.plan = plans.whole
+        self._plans = plans
         self.gradients = gradients
         self.cycle = Cycle([part.name for part in recorded], plans.memory.slots)
         self._arena = aligned_memory(plans.memory.total_bytes)
         self._workspace = Workspace()
         self._segments: dict[str, Segment] = {}
         for position, (part, plan) in enumerate(zip(recorded, plans.segments, strict=True)):
-            bound = [self._bind(part, plans, plan, slot, native) for slot in range(self.slots)]
+            bound = [self._bind(part, plan, slot, native) for slot in range(self.slots)]
             self._segments[part.name] = Segment(self, position, part, plan, bound)
             gradients.note_segment(plan.launches)
 
@@ -282,13 +283,11 @@ class Segments:
         """Give a microbatch up half-way (after a forward alone, after an error)."""
         self.cycle.release(slot)
 
-    def _bind(
-        self, part: RecordedSegment, plans: SlotPlan, plan: Plan, slot: int, native: bool
-    ) -> _Bound:
+    def _bind(self, part: RecordedSegment, plan: Plan, slot: int, native: bool) -> _Bound:
         """One segment at the addresses of one slot."""
-        there = plans.at(plan, slot)
+        there = self._plans.at(plan, slot)
         verify_plan(there)
-        offsets = plans.at(plans.whole, slot).offsets
+        offsets = self._plans.at(self.plan, slot).offsets
 
         def array(operand: Operand) -> np.ndarray:
             if operand.buffer is None:

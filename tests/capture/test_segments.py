@@ -3,6 +3,7 @@
 import sys
 import tracemalloc
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -470,6 +471,73 @@ def test_a_result_that_was_saved_and_overwritten_is_noticed(line):
     stage[F].run(0, X)
     with pytest.raises(AutogradError, match="changed in place by 'the next microbatch in slot 0'"):
         loss.backward()
+
+
+def test_results_stay_until_the_next_microbatch_begins():
+    """A link may still be sending them while later segments run in the slot."""
+    _, _, total, (first, last) = make_pipeline((1, 1))
+    total[0] = 24
+    tokens, targets = microbatches(1)[0]
+    y = first[F].run(0, tokens)
+    sent = y.data.copy()
+    loss = last[F].run(0, sent, targets)
+    value, dx = loss.item(), last[I].run(0)
+    received = dx.data.copy()
+    first[I].run(0, received)
+    for stage in (first, last):
+        stage[W].run(0)
+    np.testing.assert_array_equal(y.data, sent)
+    np.testing.assert_array_equal(dx.data, received)
+    assert loss.item() == value
+    for stage in (first, last):
+        results = [x for x in stage.plan.transient if x.last == len(stage.plan.launches) - 1]
+        assert len(results) >= 1
+
+
+def test_an_input_may_be_there_before_it_is_used():
+    """`late` is first touched when `kept` is dead, but it is there before: it lies beside it."""
+    kept = []
+
+    def forward(x):
+        kept.append(Tensor(x) * 2.0)
+
+    def backward(late):
+        y = kept.pop() * 3.0
+        return y + late + 1.0
+
+    x = np.ones(64, np.float32)
+    stage = capture_segments(
+        {F: forward, "backward": backward}, inputs={F: (x,), "backward": (x,)}, slots=1
+    )
+    stage[F].run(0, x)
+    assert stage["backward"].run(0, 10 * x).tolist() == [17.0] * 64
+
+
+def test_an_optimiser_that_has_measured_too_early_measures_again():
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    optimizer = AdamW([*layer.parameters()], learning_rate=0.1)
+    stage = capture_segments(
+        {"all": lambda x: layer(Tensor(x)).sum().backward()},
+        inputs={"all": (X,)}, parameters=layer.parameters(), slots=1,
+    )  # fmt: skip
+    stage.zero_grad()
+    optimizer.clip(0.0)
+    stage["all"].run(0, X)
+    optimizer.step()
+    flat = np.concatenate([p.grad.numpy().ravel() for p in layer.parameters()])
+    assert optimizer.gradient_norm == pytest.approx(np.linalg.norm(flat))
+
+
+def test_plans_whose_slots_meet_are_refused():
+    _, _, _, (first, _) = make_pipeline((2, 1))
+    plan = first[I]._bound[1].replay.plan
+    sound = first._plans
+    sound._verify_apart(plan, 1)
+    with pytest.raises(CaptureError, match=r"buffer \d+ .* of slot 0 lies at \d+, outside"):
+        sound._verify_apart(plan, 0)
+    scratch = next(b for b in plan.transient if b not in sound.in_slot)
+    with pytest.raises(CaptureError, match=rf"buffer {scratch.number} .* that all slots share"):
+        sound._verify_apart(replace(plan, entering=[scratch]), 1)
 
 
 def test_slots_that_are_not_there(line):

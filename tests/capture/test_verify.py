@@ -67,6 +67,13 @@ def test_buffers_that_share_memory(plan):
         verify_plan(moved(plan, b, plan.offsets[a] + 64))
 
 
+def test_buffers_that_reach_into_one_above(plan):
+    a, b, _ = plan.transient
+    below = moved(moved(plan, a, 64), b, 0)
+    with pytest.raises(CaptureError, match=r"buffer 1 .* 0 to 400 .* with buffer 0 .* 64 to 464"):
+        verify_plan(below)
+
+
 def test_buffers_outside_the_arena_or_askew(plan):
     a, _, _ = plan.transient
     with pytest.raises(CaptureError, match=r"buffer 0 .* begins at byte 4 .*, no multiple of 64"):
