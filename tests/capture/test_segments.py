@@ -499,18 +499,18 @@ def test_an_input_may_be_there_before_it_is_used():
     kept = []
 
     def forward(x):
-        kept.append(Tensor(x) * 2.0)
+        kept.append(Tensor(x) * np.full(64, 2.0, np.float32))
 
     def backward(late):
         y = kept.pop() * 3.0
         return y + late + 1.0
 
-    x = np.ones(64, np.float32)
+    x, late = np.ones(1, np.float32), np.full(64, 10.0, np.float32)
     stage = capture_segments(
-        {F: forward, "backward": backward}, inputs={F: (x,), "backward": (x,)}, slots=1
+        {F: forward, "backward": backward}, inputs={F: (x,), "backward": (late,)}, slots=1
     )
     stage[F].run(0, x)
-    assert stage["backward"].run(0, 10 * x).tolist() == [17.0] * 64
+    assert stage["backward"].run(0, late).tolist() == [17.0] * 64
 
 
 def test_an_optimiser_that_has_measured_too_early_measures_again():
