@@ -30,20 +30,21 @@ anything outside the step's own memory was changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from baremetal.autograd import CPU, Device, Tensor
 from baremetal.autograd.op import owner
-from baremetal.autograd.tape import Version
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.measure import measure_plan
 from baremetal.capture.native import NativeStep
 from baremetal.capture.plan import Plan, make_plan
 from baremetal.capture.recording import RecordedCheck, Recording, record
 from baremetal.capture.replay import Replay
-from baremetal.capture.structure import leaves, mapped
+from baremetal.capture.stale import ResultVersion
+from baremetal.capture.structure import mapped
 from baremetal.capture.undo import Undo
 from baremetal.trace import Trace
 
@@ -77,7 +78,6 @@ class Captured:
         self._arrays: list[np.ndarray] = []  # the arrays alone
         self._checks: Sequence[RecordedCheck] = ()
         self._returned: Any = None
-        self._overwritten: list[Version] = []  # of the returned tensors
         self._replay: Replay | None = None
         self._run: Callable[[], None] = _not_recorded
 
@@ -103,8 +103,6 @@ class Captured:
             self._copy_in(inputs)
             self._run()
             returned = self._returned
-            for version in self._overwritten:
-                version.bump("the next call of the captured function")
         self.calls += 1
         return returned
 
@@ -153,12 +151,7 @@ class Captured:
         self._arrays = [x for x in self._inputs if type(x) is np.ndarray]
         with Undo() as undo:  # whatever goes wrong on the way, the weights are as before
             returned, recording = record(self.function, own, self._device, undo)
-            self._returned = mapped(returned, _off_the_tape)
-            self._overwritten = [
-                leaf.version
-                for leaf in leaves(self._returned)
-                if isinstance(leaf, Tensor) and self._overwrites(leaf.data, recording)
-            ]
+            self._returned = mapped(returned, partial(self._as_result, recording))
             del returned  # with it goes the tape, and what only the tape kept alive
             recording.find_kept()
             plan = make_plan(recording)
@@ -172,10 +165,14 @@ class Captured:
         self._replay = replay  # now, and not before: a failed recording begins anew
         return self._returned
 
-    def _overwrites(self, array: np.ndarray, recording: Recording) -> bool:
-        """Whether each call writes here: into what the recording lent, or as an input."""
-        lent = recording.operand(array).buffer is not None
-        return lent or any(owner(array) is owner(own) for own in self._arrays)
+    def _as_result(self, recording: Recording, value: Any) -> Any:
+        """A returned tensor off the tape, which belongs to the first call only."""
+        if not isinstance(value, Tensor):
+            return value
+        lent = recording.operand(value.data).buffer is not None
+        if lent or any(owner(value.data) is owner(own) for own in self._arrays):
+            return value.made_by_op(value.data, None, ResultVersion(value.version, self))
+        return value.detach()  # a parameter, say: no call overwrites it because it was returned
 
     def _copy_in(self, inputs: tuple) -> None:
         """Put the new inputs where the plan expects them; everything is checked before a launch."""
@@ -262,8 +259,3 @@ def _own(value: Any) -> Any:
             )
         return Tensor(value.data.copy(), value.requires_grad, device=value.device, name=value.name)
     return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _off_the_tape(value: Any) -> Any:
-    """A returned tensor, detached: the tape belongs to the first call only."""
-    return value.detach() if isinstance(value, Tensor) else value
