@@ -31,7 +31,8 @@ object they belong to:
         def weight_gradient(self):
             self.owed.pay()
 
-That recording is no step: what its launches changed is put back (`undo.py`).
+That recording is no step: what its launches changed is put back (`undo.py`). What Python still
+holds of it afterwards (here `self.x`, `self.y`, `self.owed`) is not used again: let it go.
 
 What changes from microbatch to microbatch besides the inputs lies in a fixed buffer that the
 forward reads by a launch; write it before each run. Dropout's sample number is such a one, and the
@@ -43,7 +44,7 @@ Gradients. The first gradient of a step usually overwrites what lies in its memo
 added. A plan does one of the two: here, all are added. So every parameter gets memory for its
 gradient before the recording (its optimiser's, if it has one: make that first), and a step begins
 with `zero_grad()` of the segments, *in place of* the optimiser's. The sums are those of eager
-accumulation, bit for bit: 0 + g is g.
+accumulation, bit for bit, for 0 + g is g. (Of the zeros, -0 alone is not kept: 0 + -0 is 0.)
 
 A link can write a segment's inputs where they are expected (`inputs(slot)`, once the segment before
 it has run in that slot) and send its results from where they lie (`outputs(slot)`, until the next
