@@ -5,7 +5,9 @@
     loss = step(inputs, targets)      # every later one copies the inputs in and walks the plan
 
 The inputs are arrays. The function gets buffers of the capture's own, in which every later call
-puts its new values; what it returns are tensors (or arrays) whose memory each call overwrites.
+puts its new values; what it returns are tensors (or arrays) whose memory each call overwrites: the
+same objects every time. A number that is to last is read off them (`loss.item()`), an array copied.
+A tensor counts the call as a change in place, so that a backward which had saved it says so.
 Anything else that should change from step to step must lie in a buffer that the function reads by a
 launch: the optimisers' learning rate and the dropout's step do (`Optimizer.scalars`,
 `DropoutState`).
@@ -20,20 +22,28 @@ What Python does in the function happens once, while it is recorded:
 
 State (moments, an arena) must exist before the first call: what the function makes and keeps, the
 replay makes anew each time.
+
+If the first call raises, what its launches have changed is put back (`undo.py`), and the next call
+records. In a later call everything that can be wrong with the inputs is looked at before the first
+launch. Should it stop half-way all the same (`stopped.py`), it says how far it came, and whether
+anything outside the step's own memory was changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from baremetal.autograd import CPU, Device, Tensor
+from baremetal.autograd.op import owner
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.measure import measure_plan
 from baremetal.capture.native import NativeStep
 from baremetal.capture.plan import Plan, make_plan
-from baremetal.capture.recording import RecordedCheck, record
+from baremetal.capture.recording import RecordedCheck, Recording, record
 from baremetal.capture.replay import Replay
+from baremetal.capture.stale import ResultVersion
 from baremetal.capture.structure import mapped
 from baremetal.capture.undo import Undo
 from baremetal.trace import Trace
@@ -83,7 +93,8 @@ class Captured:
                 (numbers, strings) are frozen and must be equal in every call.
 
         Raises:
-            CaptureError: an input of another shape or dtype, a frozen one that differs.
+            CaptureError: an input of another shape or dtype, a frozen one that differs; or the
+                step stopped half-way (the message says what that means for the parameters).
             BaremetalError: what the function's own checks raise (a token outside the vocabulary).
         """
         if self._replay is None:
@@ -140,7 +151,7 @@ class Captured:
         self._arrays = [x for x in self._inputs if type(x) is np.ndarray]
         with Undo() as undo:  # whatever goes wrong on the way, the weights are as before
             returned, recording = record(self.function, own, self._device, undo)
-            self._returned = mapped(returned, _off_the_tape)
+            self._returned = mapped(returned, partial(self._as_result, recording))
             del returned  # with it goes the tape, and what only the tape kept alive
             recording.find_kept()
             plan = make_plan(recording)
@@ -153,6 +164,15 @@ class Captured:
                 self._run = self._native.run
         self._replay = replay  # now, and not before: a failed recording begins anew
         return self._returned
+
+    def _as_result(self, recording: Recording, value: Any) -> Any:
+        """A returned tensor off the tape, which belongs to the first call only."""
+        if not isinstance(value, Tensor):
+            return value
+        lent = recording.operand(value.data).buffer is not None
+        if lent or any(owner(value.data) is owner(own) for own in self._arrays):
+            return value.made_by_op(value.data, None, ResultVersion(value.version, self))
+        return value.detach()  # a parameter, say: no call overwrites it because it was returned
 
     def _copy_in(self, inputs: tuple) -> None:
         """Put the new inputs where the plan expects them; everything is checked before a launch."""
@@ -239,8 +259,3 @@ def _own(value: Any) -> Any:
             )
         return Tensor(value.data.copy(), value.requires_grad, device=value.device, name=value.name)
     return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _off_the_tape(value: Any) -> Any:
-    """A returned tensor, detached: the tape belongs to the first call only."""
-    return value.detach() if isinstance(value, Tensor) else value

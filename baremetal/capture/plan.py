@@ -76,12 +76,16 @@ class Plan:
 
     def text(self) -> str:
         """Every launch, one to a line, with where its operands lie and what it costs."""
-        lines = [self.summary(), ""]
+        return "\n".join([self.summary(), "", *self.launch_lines()])
+
+    def launch_lines(self) -> list[str]:
+        """The lines of `text` that are about launches."""
+        lines = []
         for number, launch in enumerate(self.launches):
             operands = " ".join(self._place(operand) for operand in launch.operands)
             cost = f"{format_count(launch.cost.flops)}FLOP {format_bytes(launch.cost.size_bytes)}"
             lines.append(f"{number:5d}  {launch.kernel.name:26s} {cost:24s} {operands}")
-        return "\n".join(lines)
+        return lines
 
     def summary(self) -> str:
         """Launches and memory in one line."""

@@ -31,7 +31,8 @@ object they belong to:
         def weight_gradient(self):
             self.owed.pay()
 
-That recording is no step: what its launches changed is put back (`undo.py`).
+That recording is no step: what its launches changed is put back (`undo.py`). What Python still
+holds of it afterwards (here `self.x`, `self.y`, `self.owed`) is not used again: let it go.
 
 What changes from microbatch to microbatch besides the inputs lies in a fixed buffer that the
 forward reads by a launch; write it before each run. Dropout's sample number is such a one, and the
@@ -43,7 +44,7 @@ Gradients. The first gradient of a step usually overwrites what lies in its memo
 added. A plan does one of the two: here, all are added. So every parameter gets memory for its
 gradient before the recording (its optimiser's, if it has one: make that first), and a step begins
 with `zero_grad()` of the segments, *in place of* the optimiser's. The sums are those of eager
-accumulation, bit for bit: 0 + g is g.
+accumulation, bit for bit, for 0 + g is g. (Of the zeros, -0 alone is not kept: 0 + -0 is 0.)
 
 A link can write a segment's inputs where they are expected (`inputs(slot)`, once the segment before
 it has run in that slot) and send its results from where they lie (`outputs(slot)`, until the next
@@ -70,6 +71,7 @@ from baremetal.capture.undo import Undo
 from baremetal.capture.verify import verify_plan
 from baremetal.capture.workspace import Workspace
 from baremetal.kernels.cost import Cost
+from baremetal.trace import format_bytes, format_count
 
 
 class _Bound(NamedTuple):
@@ -115,7 +117,9 @@ class Segment:
 
     def text(self) -> str:
         """Every launch, one to a line, with where its operands lie in slot 0 and what it costs."""
-        return f"{self.name}: {self.plan.text()}"
+        cost = f"{format_count(self.cost.flops)}FLOP, {format_bytes(self.cost.size_bytes)} moved"
+        summary = f"{self.name}: {len(self.plan.launches)} launches, {cost}"
+        return "\n".join([summary, "", *self.plan.launch_lines()])
 
     def inputs(self, slot: int) -> tuple[np.ndarray, ...]:
         """The arrays in which this slot's inputs are expected, to be written from outside.
@@ -222,13 +226,14 @@ class Segments:
     ) -> None:
         self.memory: SlotMemory = plans.memory
         self.plan = plans.whole
+        self._plans = plans
         self.gradients = gradients
         self.cycle = Cycle([part.name for part in recorded], plans.memory.slots)
         self._arena = aligned_memory(plans.memory.total_bytes)
         self._workspace = Workspace()
         self._segments: dict[str, Segment] = {}
         for position, (part, plan) in enumerate(zip(recorded, plans.segments, strict=True)):
-            bound = [self._bind(part, plans, plan, slot, native) for slot in range(self.slots)]
+            bound = [self._bind(part, plan, slot, native) for slot in range(self.slots)]
             self._segments[part.name] = Segment(self, position, part, plan, bound)
             gradients.note_segment(plan.launches)
 
@@ -271,17 +276,19 @@ class Segments:
         for segment in self:
             segment.changed_outputs(slot, by=f"the next microbatch in slot {slot}")
 
+    def text(self) -> str:
+        """Memory, and every launch of every segment (see `Segment.text`)."""
+        return "\n\n".join([self.memory.text(), *(segment.text() for segment in self)])
+
     def release(self, slot: int) -> None:
         """Give a microbatch up half-way (after a forward alone, after an error)."""
         self.cycle.release(slot)
 
-    def _bind(
-        self, part: RecordedSegment, plans: SlotPlan, plan: Plan, slot: int, native: bool
-    ) -> _Bound:
+    def _bind(self, part: RecordedSegment, plan: Plan, slot: int, native: bool) -> _Bound:
         """One segment at the addresses of one slot."""
-        there = plans.at(plan, slot)
+        there = self._plans.at(plan, slot)
         verify_plan(there)
-        offsets = plans.at(plans.whole, slot).offsets
+        offsets = self._plans.at(self.plan, slot).offsets
 
         def array(operand: Operand) -> np.ndarray:
             if operand.buffer is None:

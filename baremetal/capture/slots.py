@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from baremetal.capture.arena import Lifetime, aligned, lower_bound, plan_arena
+from baremetal.capture.errors import CaptureError
 from baremetal.capture.plan import MemoryReport, Plan
 from baremetal.capture.recording import Buffer, Operand, RecordedLaunch, Recording
 from baremetal.trace import format_bytes
@@ -88,7 +89,30 @@ class SlotPlan(NamedTuple):
         ahead = slot * self.memory.slot_bytes
         offsets = {b: at + (ahead if b in self.in_slot else 0) for b, at in plan.offsets.items()}
         whole_arena = replace(plan.memory, planned_bytes=self.memory.total_bytes)
-        return replace(plan, offsets=offsets, memory=whole_arena)
+        there = replace(plan, offsets=offsets, memory=whole_arena)
+        self._verify_apart(there, slot)
+        return there
+
+    def _verify_apart(self, plan: Plan, slot: int) -> None:
+        """What `verify_plan` cannot see, since it knows of one slot only: slots do not meet."""
+        memory = self.memory
+        begin = memory.scratch_bytes + slot * memory.slot_bytes
+        for buffer in plan.transient:
+            low, high = (begin, begin + memory.slot_bytes)
+            if buffer not in self.in_slot:
+                low, high = 0, memory.scratch_bytes
+            at = plan.offsets[buffer]
+            if not low <= at <= at + buffer.size_bytes <= high:
+                raise CaptureError(
+                    f"buffer {buffer.number} {buffer.shape} {buffer.dtype} of slot {slot} lies at "
+                    f"{at}, outside {low} to {high}: please report it"
+                )
+        for buffer in plan.entering:
+            if buffer not in self.in_slot:
+                raise CaptureError(
+                    f"buffer {buffer.number} {buffer.shape} {buffer.dtype} passes from one segment "
+                    "to another in memory that all slots share: please report it"
+                )
 
 
 def plan_slots(recording: Recording, cuts: Sequence[Cut], slots: int) -> SlotPlan:

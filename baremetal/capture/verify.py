@@ -31,6 +31,12 @@ from baremetal.capture.recording import Buffer, Operand, RecordedLaunch
 if TYPE_CHECKING:
     from baremetal.capture.plan import Plan
 
+REPORT_IT = "please report it; without capture (--eager) the step runs all the same"
+FILL_IT = (
+    "if the function filled it from NumPy's side, a replay would find other values there: fill it "
+    "by a launch (device.full, x[...] = value), or before the function is captured"
+)
+
 
 def verify_plan(plan: "Plan") -> None:
     """Refuse a plan that is not sound.
@@ -135,7 +141,8 @@ def _verify_launches(plan: "Plan") -> None:
                 )  # fmt: skip
             if buffer not in written and buffer in transient:
                 if operand.size and not _begins(launch, buffer):
-                    _refuse(plan, buffer, number, "is read before any launch has written it")
+                    what = "is read before any launch has written it"
+                    _refuse(plan, buffer, number, what, FILL_IT)
                 written.add(buffer)
 
 
@@ -160,10 +167,12 @@ def _name(buffer: Buffer) -> str:
     return f"buffer {buffer.number} {buffer.shape} {buffer.dtype}"
 
 
-def _refuse(plan: "Plan", buffer: Buffer, number: int, what: str) -> NoReturn:
+def _refuse(
+    plan: "Plan", buffer: Buffer, number: int, what: str, advice: str = REPORT_IT
+) -> NoReturn:
     inside = 0 <= number < len(plan.launches)
     by = f" by '{plan.launches[number].kernel.name}'" if inside else ""
     raise CaptureError(
-        f"this plan is not sound and was not run: {_name(buffer)} {what} (launch {number}{by}): "
-        "please report it; without capture (--eager) the step runs all the same"
+        f"this plan is not sound and was not bound: {_name(buffer)} {what} (launch {number}{by}): "
+        f"{advice}"
     )

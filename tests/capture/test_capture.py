@@ -149,6 +149,46 @@ def test_outputs_keep_their_memory_and_their_form():
     assert second["parts"][1].item() == 12.0
 
 
+def test_a_result_that_was_saved_and_overwritten_is_noticed():
+    """The results of one call are overwritten by the next: a backward that needs them says so."""
+    w = Parameter(np.ones(3, np.float32))
+    captured = capture(lambda x: (Tensor(x) * 2.0, w))
+    x = np.ones(3, np.float32)
+    captured(x)
+    for saved in (0, 1):
+        factor = captured(x)[saved]
+        loss = (factor * Parameter(np.ones(3, np.float32))).sum()
+        captured(x)
+        if saved == 0:
+            with pytest.raises(AutogradError, match="changed in place by 'the next call of the"):
+                loss.backward()
+        else:
+            loss.backward()  # a parameter that the step does not write is as it was
+
+
+def test_a_result_counts_changes_of_its_own_too():
+    """Made through another view of it, and named as what they are."""
+    captured = capture(lambda x: (lambda y: (y, y.reshape(3)))(Tensor(x) * 2.0))
+    result, view = captured(np.ones((1, 3), np.float32))
+    loss = (result * Parameter(np.ones((1, 3), np.float32))).sum()
+    view += 1.0
+    with pytest.raises(AutogradError, match=r"changed in place by '\+= or the next call"):
+        loss.backward()
+    loss = (view * Parameter(np.ones(3, np.float32))).sum()
+    view.zero_()
+    with pytest.raises(AutogradError, match="changed in place by 'zero_ or"):
+        loss.backward()
+    (view * Parameter(np.ones(3, np.float32))).sum().backward()
+
+
+def test_an_input_that_is_returned_is_overwritten_too():
+    captured = capture(lambda x: x)
+    loss = (captured(Tensor([1.0])) * Parameter([1.0])).sum()
+    captured(Tensor([2.0]))
+    with pytest.raises(AutogradError, match="changed in place by 'the next call of the"):
+        loss.backward()
+
+
 def test_named_tuples_keep_their_names():
     pair = namedtuple("pair", "sum mean")
 

@@ -3,6 +3,7 @@
 import sys
 import tracemalloc
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from baremetal.autograd import AutogradError
 from baremetal.capture import CaptureError, capture_segments
 from baremetal.kernels import elementwise as kernels
 from baremetal.kernels.cost import ZERO
-from baremetal.nn import GPT, GPTConfig, Linear
+from baremetal.nn import GPT, GPTConfig, Linear, Llama, LlamaConfig
 from baremetal.optim import AdamW
 
 VOCAB, CONTEXT, WIDTH, BATCH = 11, 8, 16, 3
@@ -156,7 +157,7 @@ def gradients(model):
 def assert_equal_bits(a, b):
     assert a.keys() == b.keys()
     for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+        assert a[name].tobytes() == b[name].tobytes(), name
 
 
 # ---------------------------------------------------------------- the same bits
@@ -189,6 +190,48 @@ def test_gradients_are_those_of_eager_accumulation(order, count):
             each.step()
         assert optimizer.gradient_norm == eager_optimizer.gradient_norm
         assert_equal_bits(model.state_dict(), eager.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["tied GPT", "Llama"])
+@pytest.mark.parametrize("split", [True, False])
+def test_whole_models_as_one_stage(kind, split):
+    """A tied head adds twice to one gradient; grouped queries; backward in two halves or in one."""
+    sizes = {"vocab_size": VOCAB, "context": CONTEXT, "layers": 2, "heads": 4, "width": WIDTH}
+    total = np.full(1, 3.0 * BATCH * CONTEXT)
+
+    def make():
+        rng = np.random.default_rng(0)
+        if kind == "Llama":
+            return Llama(LlamaConfig(**sizes, kv_heads=2), rng=rng)
+        return GPT(GPTConfig(**sizes), rng=rng)
+
+    model, eager = make(), make()
+    held = []
+
+    def forward(tokens, targets):
+        held.append(model.loss(tokens, targets, total=total))
+        return held[0]
+
+    functions = {F: forward}
+    if split:
+        functions[I] = lambda: held.append(held[0].backward(defer_weights=True))
+        functions[W] = lambda: held[1].pay()
+    else:
+        functions["backward"] = lambda: held[0].backward()
+    stage = capture_segments(
+        functions, inputs={F: (TOKENS, TOKENS)}, parameters=model.parameters(), slots=3
+    )
+    held.clear()
+    batches = microbatches(3)
+    for inputs, targets in batches:
+        eager.loss(inputs, targets, total=total).backward()
+    stage.zero_grad()
+    for slot, batch in enumerate(batches):
+        stage[F].run(slot, *batch)
+    for segment in [*stage][1:]:
+        for slot in range(3):
+            segment.run(slot)
+    assert_equal_bits(gradients(model), gradients(eager))
 
 
 def test_each_microbatch_meets_its_own_dropout():
@@ -316,7 +359,9 @@ def test_slots_are_apart_and_scratch_is_shared():
                     assert start == segment.plan.offsets[buffer]
     assert inside == {0, 1, 2, 3}
     assert "4 slots of" in memory.text()
+    assert first[F].text().startswith(f"forward: {len(first[F].plan.launches)} launches, ")
     assert len(first[F].text().splitlines()) == len(first[F].plan.launches) + 2
+    assert all(segment.text() in first.text() for segment in first)
 
 
 def test_what_ends_in_its_segment_is_scratch():
@@ -468,6 +513,73 @@ def test_a_result_that_was_saved_and_overwritten_is_noticed(line):
     stage[F].run(0, X)
     with pytest.raises(AutogradError, match="changed in place by 'the next microbatch in slot 0'"):
         loss.backward()
+
+
+def test_results_stay_until_the_next_microbatch_begins():
+    """A link may still be sending them while later segments run in the slot."""
+    _, _, total, (first, last) = make_pipeline((1, 1))
+    total[0] = 24
+    tokens, targets = microbatches(1)[0]
+    y = first[F].run(0, tokens)
+    sent = y.data.copy()
+    loss = last[F].run(0, sent, targets)
+    value, dx = loss.item(), last[I].run(0)
+    received = dx.data.copy()
+    first[I].run(0, received)
+    for stage in (first, last):
+        stage[W].run(0)
+    np.testing.assert_array_equal(y.data, sent)
+    np.testing.assert_array_equal(dx.data, received)
+    assert loss.item() == value
+    for stage in (first, last):
+        results = [x for x in stage.plan.transient if x.last == len(stage.plan.launches) - 1]
+        assert len(results) >= 1
+
+
+def test_an_input_may_be_there_before_it_is_used():
+    """`late` is first touched when `kept` is dead, but it is there before: it lies beside it."""
+    kept = []
+
+    def forward(x):
+        kept.append(Tensor(x) * np.full(64, 2.0, np.float32))
+
+    def backward(late):
+        y = kept.pop() * 3.0
+        return y + late + 1.0
+
+    x, late = np.ones(1, np.float32), np.full(64, 10.0, np.float32)
+    stage = capture_segments(
+        {F: forward, "backward": backward}, inputs={F: (x,), "backward": (late,)}, slots=1
+    )
+    stage[F].run(0, x)
+    assert stage["backward"].run(0, late).tolist() == [17.0] * 64
+
+
+def test_an_optimiser_that_has_measured_too_early_measures_again():
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    optimizer = AdamW([*layer.parameters()], learning_rate=0.1)
+    stage = capture_segments(
+        {"all": lambda x: layer(Tensor(x)).sum().backward()},
+        inputs={"all": (X,)}, parameters=layer.parameters(), slots=1,
+    )  # fmt: skip
+    stage.zero_grad()
+    optimizer.clip(0.0)
+    stage["all"].run(0, X)
+    optimizer.step()
+    flat = np.concatenate([p.grad.numpy().ravel() for p in layer.parameters()])
+    assert optimizer.gradient_norm == pytest.approx(np.linalg.norm(flat))
+
+
+def test_plans_whose_slots_meet_are_refused():
+    _, _, _, (first, _) = make_pipeline((2, 1))
+    plan = first[I]._bound[1].replay.plan
+    sound = first._plans
+    sound._verify_apart(plan, 1)
+    with pytest.raises(CaptureError, match=r"buffer \d+ .* of slot 0 lies at \d+, outside"):
+        sound._verify_apart(plan, 0)
+    scratch = next(b for b in plan.transient if b not in sound.in_slot)
+    with pytest.raises(CaptureError, match=rf"buffer {scratch.number} .* that all slots share"):
+        sound._verify_apart(replace(plan, entering=[scratch]), 1)
 
 
 def test_slots_that_are_not_there(line):

@@ -7,6 +7,7 @@ import pytest
 
 from baremetal.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
 from baremetal.errors import BaremetalError
+from baremetal.kernels.optimizer import LEARNING_RATE
 from baremetal.train.run_folder import RunFolder
 from baremetal.train.trainer import NonFiniteError, Trainer, load_model
 
@@ -179,3 +180,29 @@ def test_a_mixture_of_experts_runs_eagerly(tiny):
     trainer = Trainer(dataclasses.replace(tiny, model="moe", experts=2, active_experts=1, steps=2))
     trainer.fit()
     assert trainer.captured is None
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_token_outside_the_vocabulary_leaves_everything_as_it_was(tiny, step):
+    """In the first step, while it is recorded; in a later one, before anything is launched."""
+    trainer = Trainer(dataclasses.replace(tiny, accumulate=2, eager=False))
+    for _ in range(step):
+        trainer.train_step()
+    before, moments = weights(trainer), trainer.optimizer.state_dict()
+    moments = {name: array.copy() for name, array in moments.items()}
+    next_batch = trainer.sampler.next_batch
+
+    def wrong(out):
+        next_batch(out=out)
+        out[0][-1, -1] = trainer.data.tokenizer.vocab_size
+
+    trainer.sampler.next_batch = wrong
+    with pytest.raises(BaremetalError, match="the table has"):
+        trainer.train_step()
+    assert_same_bits(before, weights(trainer))
+    now = dict(trainer.optimizer.state_dict())
+    now["scalars"][LEARNING_RATE] = moments["scalars"][LEARNING_RATE]  # set before the step
+    assert_same_bits(moments, now)
+    trainer.sampler.next_batch = next_batch
+    trainer.train_step()
+    assert trainer.step == step + 1
