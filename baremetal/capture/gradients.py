@@ -1,9 +1,13 @@
-"""The gradients that segments add to: fixed memory, begun with zeros, never replaced unseen.
+"""The gradients that segments write: fixed memory, and whether anything lies in it yet.
 
-A plan adds to the memory that a gradient had when it was recorded. If the parameter lets go of that
-memory (an optimiser's `zero_grad()` forgets gradients without clearing them), or moves to other
-memory (a new optimiser), plan and model part company: the sums would go where nobody looks. Hence a
-look at each parameter before every run.
+The first gradient of a step overwrites what lies in its memory; later ones are added. Eager
+execution decides by looking: a parameter either has a gradient or, after `zero_grad()`, has none.
+The two are different launches (a product overwrites, or adds; a copy, or an addition), and not just
+a zero apart: a kernel may sum in another order when there is nothing to add to. So what computes
+gradients is recorded twice, and each run looks which of the two is meant.
+
+It looks at more than that. If a parameter has moved to other memory since (a new optimiser, a
+conversion), plan and model have parted company, and the sums would go where nobody looks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,33 +19,70 @@ from baremetal.autograd import Parameter, Tensor
 from baremetal.autograd.tape import Node
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.recording import RecordedLaunch
-from baremetal.kernels.elementwise import fill
 
 
 class _Place(NamedTuple):
-    """Where a parameter and its gradient lay when they were recorded."""
+    """Where a parameter and its gradient lie while segments are recorded and ever after."""
 
     parameter: Parameter
     data: np.ndarray
     grad: np.ndarray
 
 
+class _Writes(NamedTuple):
+    """The gradients that one segment writes, and which were there when it overwrote."""
+
+    places: Sequence[_Place]
+    there: Sequence[bool]
+
+
 class Gradients:
-    """The trainable parameters of a stage, each with memory for its gradient.
+    """The trainable parameters of a stage, each with memory of its own for its gradient.
 
     Args:
-        parameters: frozen ones are left out. One that has no gradient gets one of zeros.
+        parameters: frozen ones are left out.
     """
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self._places: list[_Place] = []
-        self._added_by: list[list[_Place]] = []  # for each segment
+        self._had: list[bool] = []
+        self._writes: list[_Writes] = []  # for each segment
         for parameter in {id(p): p for p in parameters if p.requires_grad}.values():
-            if not parameter.has_gradient:
-                parameter.grad = np.zeros(parameter.shape, parameter.dtype)
+            had, present = parameter.has_gradient, parameter.gradient_target()
+            parameter.zero_grad()
+            if parameter.gradient_target() is None:  # no optimiser has given it any
+                content = np.zeros(parameter.shape, parameter.dtype) if present is None else present
+                parameter.use_grad_buffer(np.ascontiguousarray(content))
             grad = parameter.gradient_target()
             assert grad is not None
             self._places.append(_Place(parameter, parameter.data, grad))
+            self._had.append(had)
+
+    # ------------------------------------------------------------ while segments are recorded
+
+    def set_all(self, there: Sequence[bool]) -> None:
+        """Say of each parameter whether it has a gradient (whatever lies in its memory)."""
+        for place, has in zip(self._places, there, strict=True):
+            if has:
+                place.parameter.set_gradient(place.grad)
+            else:
+                place.parameter.zero_grad()
+
+    def none(self) -> None:
+        """As at the beginning of a step."""
+        self.set_all([False] * len(self._places))
+
+    def every(self) -> None:
+        """As in the middle of one."""
+        self.set_all([True] * len(self._places))
+
+    def as_before(self) -> None:
+        """As before there was any recording."""
+        self.set_all(self._had)
+
+    def there(self) -> list[bool]:
+        """Which parameters have a gradient."""
+        return [place.parameter.has_gradient for place in self._places]
 
     def refuse_others(self, name: str, tensors: Iterable[Tensor]) -> None:
         """Refuse results of segment `name` that were computed from a parameter we do not know.
@@ -54,50 +95,61 @@ class Gradients:
             if id(parameter) not in known:
                 raise CaptureError(
                     f"'{name}' uses the parameter '{parameter.name}' {parameter.shape}, which was "
-                    "not given: its first gradient would overwrite where later ones should add; "
-                    "list it in parameters=, or freeze it (requires_grad = False)"
+                    "not given, so its gradient would be lost: list it in parameters=, or freeze "
+                    "it (requires_grad = False)"
                 )
 
-    def note_segment(self, launches: Sequence[RecordedLaunch]) -> None:
-        """Note which gradients the next segment adds to."""
+    def note_segment(self, launches: Iterable[RecordedLaunch], there: Sequence[bool]) -> bool:
+        """Note which gradients the next segment writes; `there`: those it found when it began.
+
+        Returns:
+            Whether it writes any.
+        """
         written = [array for launch in launches for array in launch.written_outside()]
-        self._added_by.append(
-            [p for p in self._places if any(np.may_share_memory(p.grad, a) for a in written)]
-        )
+        chosen = [
+            (place, was_there)
+            for place, was_there in zip(self._places, there, strict=True)
+            if any(np.may_share_memory(place.grad, array) for array in written)
+        ]
+        self._writes.append(_Writes([p for p, _ in chosen], [was for _, was in chosen]))
+        return bool(chosen)
 
-    def zero(self) -> None:
-        """Make every gradient zeros, in its memory."""
-        for parameter, _, grad in self._places:
-            parameter.device.launch(fill, grad, value=0.0)
-            parameter.set_gradient(grad)
+    # ------------------------------------------------------------ when they run
 
-    def check(self, position: int) -> None:
-        """Whether everything still lies where this segment (by number) expects it.
+    def are_first(self, position: int) -> bool:
+        """Whether this segment (by number) is to overwrite, there being nothing to add to.
 
         Raises:
-            CaptureError: naming the parameter.
+            CaptureError: a parameter has moved, or some have gradients and others have none.
         """
-        for parameter, data, _ in self._places:
-            if parameter.data is not data:
+        for parameter, data, grad in self._places:
+            if parameter.data is not data or parameter.gradient_target() is not grad:
                 raise CaptureError(
-                    f"parameter '{parameter.name}' {parameter.shape} has moved to other memory "
-                    "since its segments were captured (a new optimiser, a conversion): capture "
-                    "them again, after making the optimiser"
+                    f"parameter '{parameter.name}' {parameter.shape} or its gradient has moved to "
+                    "other memory since its segments were captured (a new optimiser, a "
+                    "conversion): capture them again, after making the optimiser"
                 )
-        for parameter, _, grad in self._added_by[position]:
-            if not (parameter.has_gradient and parameter.gradient_target() is grad):
-                raise CaptureError(
-                    f"the gradient of parameter '{parameter.name}' {parameter.shape} is not there "
-                    "to be added to: begin every step with zero_grad() of the captured segments, "
-                    "not of the optimiser or the module"
-                )
+        places, there_first = self._writes[position]
+        there = [place.parameter.has_gradient for place in places]
+        if all(there):
+            return False
+        if there == there_first:
+            return True
+        odd = next(i for i in range(len(there)) if there[i] != there_first[i])
+        parameter = places[odd].parameter
+        raise CaptureError(
+            f"some parameters have gradients and some have none, such as '{parameter.name}' "
+            f"{parameter.shape}, which has {'one' if there[odd] else 'none'}: begin a step with "
+            "zero_grad() for all of them"
+        )
 
-    def changed(self, position: int) -> None:
-        """This segment has run: tell whoever has looked at the gradients it added to."""
-        for parameter, _, _ in self._added_by[position]:
-            parameter.gradient_changed()
-        if self._added_by[position]:
-            self._added_by[position][0].parameter.device.backward_passes += 1
+    def written(self, position: int) -> None:
+        """This segment has run: its gradients are there, and have changed."""
+        places = self._writes[position].places
+        for parameter, _, grad in places:
+            parameter.set_gradient(grad)
+        if places:
+            places[0].parameter.device.backward_passes += 1
 
 
 def _parameters_of(tensors: Iterable[Tensor]) -> list[Parameter]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from baremetal.autograd import Device, Tensor
 from baremetal.capture.errors import CaptureError
-from baremetal.capture.recording import Operand, Recording
+from baremetal.capture.recording import Buffer, Operand, Recording
 from baremetal.capture.slots import Cut
 from baremetal.capture.structure import leaves, mapped
 
@@ -33,6 +33,7 @@ class RecordedSegment(NamedTuple):
     name: str
     arguments: Sequence[str]  # what the function calls its inputs
     cut: Cut
+    buffers: Sequence[Buffer]  # that it was lent or allocated, in that order
     inputs: Sequence[Operand]
     returned: Any  # its results, each array or tensor as a `Result`
     checks: Sequence[tuple[Callable[..., Any], Sequence[Operand]]]
@@ -51,6 +52,7 @@ def record_segment(
         What was recorded, and the tensors that the function returned, still on the tape.
     """
     start, first_check = len(recording.launches), len(recording.checks)
+    first_buffer = len(recording.buffers)
     own = [_lent(name, position, value, recording) for position, value in enumerate(examples)]
     inputs = [recording.operand(x.data if isinstance(x, Tensor) else x) for x in own]
     with device.record(recording):
@@ -75,7 +77,8 @@ def record_segment(
     ]
     names = _argument_names(function, len(own))
     tensors = [leaf for leaf in leaves(returned) if isinstance(leaf, Tensor)]
-    return RecordedSegment(name, names, cut, inputs, results, checks), tensors
+    buffers = recording.buffers[first_buffer:]
+    return RecordedSegment(name, names, cut, buffers, inputs, results, checks), tensors
 
 
 def _lent(name: str, position: int, example: Any, recording: Recording) -> Any:

@@ -11,14 +11,14 @@ these is a segment, captured once, and run for any microbatch in flight by namin
         parameters=module.parameters(),
         slots=4,
     )
-    stage.zero_grad()                               # once per step
+    optimizer.zero_grad()                           # once per step
     y = stage["forward"].run(2, x)                  # microbatch in slot 2
     dx = stage["input_gradient"].run(2, dy)
     stage["weight_gradient"].run(2)                 # adds to the parameters' gradients
 
-The functions are called once, one after the other, while the device records; what Python passes
-from one to the next (the tape, what a deferred backward still owes) it passes through whatever
-object they belong to:
+The functions are called one after the other while the device records; what Python passes from one
+to the next (the tape, what a deferred backward still owes) it passes through whatever object they
+belong to:
 
     class Stage:
         def forward(self, x):
@@ -40,11 +40,12 @@ forward copies it into its slot, so that the backward finds its own microbatch's
 begun in between: ``dropout_state.set(step, first_sample)``, then ``forward.run(...)``. So is the
 count of tokens that a loss divides by (`total`).
 
-Gradients. The first gradient of a step usually overwrites what lies in its memory, later ones are
-added. A plan does one of the two: here, all are added. So every parameter gets memory for its
-gradient before the recording (its optimiser's, if it has one: make that first), and a step begins
-with `zero_grad()` of the segments, *in place of* the optimiser's. The sums are those of eager
-accumulation, bit for bit, for 0 + g is g. (Of the zeros, -0 alone is not kept: 0 + -0 is 0.)
+Gradients are those of eager accumulation, bit for bit. The first gradient of a step overwrites what
+lies in its memory, later ones are added, and those are different launches. So the functions are
+called twice, for a first microbatch and for one of the others, and a segment that writes gradients
+has two versions (`both_ways.py`); which is meant, each run sees by whether the parameters have
+gradients. Nothing need exist beforehand but the optimiser, whose memory they use. A step begins
+with `zero_grad()`, as always, and the optimiser finds what it always finds.
 
 A link can write a segment's inputs where they are expected (`inputs(slot)`, once the segment before
 it has run in that slot) and send its results from where they lie (`outputs(slot)`, until the next
@@ -58,11 +59,12 @@ import numpy as np
 
 from baremetal.autograd import CPU, Device, Parameter, Tensor
 from baremetal.autograd.memory import aligned_memory
+from baremetal.capture.both_ways import join
 from baremetal.capture.cycle import Cycle
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.gradients import Gradients
 from baremetal.capture.plan import Plan
-from baremetal.capture.recording import Operand, RecordedCheck, Recording
+from baremetal.capture.recording import Operand, RecordedCheck, RecordedLaunch, Recording
 from baremetal.capture.replay import Replay
 from baremetal.capture.segment_recording import RecordedSegment, Result, record_segment
 from baremetal.capture.slots import SlotMemory, SlotPlan, plan_slots
@@ -70,7 +72,7 @@ from baremetal.capture.structure import leaves, mapped
 from baremetal.capture.undo import Undo
 from baremetal.capture.verify import verify_plan
 from baremetal.capture.workspace import Workspace
-from baremetal.kernels.cost import Cost
+from baremetal.kernels.cost import ZERO, Cost
 from baremetal.trace import format_bytes, format_count
 
 
@@ -78,6 +80,7 @@ class _Bound(NamedTuple):
     """A segment bound to the memory of one slot."""
 
     replay: Replay
+    first: Replay  # of a step: overwrites gradients; the same one if it writes none
     inputs: tuple[np.ndarray, ...]
     outputs: Any
     checks: Sequence[RecordedCheck]
@@ -90,6 +93,8 @@ class Segment:
     Attributes:
         name: as given to `capture_segments`.
         plan: its launches, bound as for slot 0.
+        first_plan: those of the first microbatch of a step, which overwrites gradients where later
+            ones add; the same plan if the segment writes none.
     """
 
     def __init__(
@@ -97,11 +102,11 @@ class Segment:
         owner: "Segments",
         position: int,
         recorded: RecordedSegment,
-        plan: Plan,
+        plans: Sequence[Plan],
         bound: Sequence[_Bound],
     ) -> None:
         self.name = recorded.name
-        self.plan = plan
+        self.plan, self.first_plan = plans[0], plans[-1]
         self._owner = owner
         self._position = position
         self._arguments = recorded.arguments
@@ -112,7 +117,11 @@ class Segment:
 
     @property
     def cost(self) -> Cost:
-        """FLOPs and bytes of one run: the sum of its launches'."""
+        """FLOPs and bytes of one run: the sum of its launches'.
+
+        Of a run that adds to gradients. The first of a step moves a little less:
+        ``first_plan.cost``.
+        """
         return self.plan.cost
 
     def text(self) -> str:
@@ -156,13 +165,14 @@ class Segment:
 
         Raises:
             CaptureError: it is not this segment's turn in this slot, an input has another shape or
-                dtype, or it stopped half-way.
+                dtype, a parameter has moved, some gradients are there and some are not, or it
+                stopped half-way.
             BaremetalError: what the function's own checks raise (a token outside the vocabulary);
                 nothing has run then.
         """
         owner, position = self._owner, self._position
         owner.cycle.check_turn(slot, position)
-        owner.gradients.check(position)
+        is_first = owner.gradients.are_first(position)
         bound = self._bound[slot]
         arrays = self._checked(bound.inputs, inputs)
         if position == 0:
@@ -173,9 +183,9 @@ class Segment:
         for check in bound.checks:
             check.function(*check.arrays)
         owner.cycle.begin(slot)
-        bound.replay.run()
+        (bound.first if is_first else bound.replay).run()
         owner.cycle.finish(slot, position)
-        owner.gradients.changed(position)
+        owner.gradients.written(position)
         return bound.outputs
 
     def changed_outputs(self, slot: int, by: str) -> None:
@@ -212,7 +222,8 @@ class Segments:
 
     Attributes:
         memory: the report: slots, scratch, the whole arena.
-        plan: one cycle of slot 0, all segments one after the other, as one plan (to look at).
+        plan: slot 0 as one plan, all segments one after the other, and of those that write
+            gradients both versions (to look at).
         cycle: which segment's turn it is in which slot.
         gradients: where the parameters' gradients are added up.
     """
@@ -220,6 +231,7 @@ class Segments:
     def __init__(
         self,
         recorded: Sequence[RecordedSegment],
+        versions: Sequence[int],
         plans: SlotPlan,
         gradients: Gradients,
         native: bool,
@@ -232,10 +244,11 @@ class Segments:
         self._arena = aligned_memory(plans.memory.total_bytes)
         self._workspace = Workspace()
         self._segments: dict[str, Segment] = {}
-        for position, (part, plan) in enumerate(zip(recorded, plans.segments, strict=True)):
-            bound = [self._bind(part, plan, slot, native) for slot in range(self.slots)]
-            self._segments[part.name] = Segment(self, position, part, plan, bound)
-            gradients.note_segment(plan.launches)
+        cut_plans = iter(plans.segments)
+        for position, (part, count) in enumerate(zip(recorded, versions, strict=True)):
+            own = [next(cut_plans) for _ in range(count)]
+            bound = [self._bind(part, own, slot, native) for slot in range(self.slots)]
+            self._segments[part.name] = Segment(self, position, part, own, bound)
 
     def __getitem__(self, name: str) -> Segment:
         if name not in self._segments:
@@ -264,11 +277,7 @@ class Segments:
     @property
     def cost(self) -> Cost:
         """FLOPs and bytes of one microbatch: the sum of the segments'."""
-        return self.plan.cost
-
-    def zero_grad(self) -> None:
-        """Begin a step: the parameters' gradients become zeros, to which segments add."""
-        self.gradients.zero()
+        return sum((segment.cost for segment in self), ZERO)
 
     def forget_outputs(self, slot: int) -> None:
         """The next microbatch overwrites them: whoever saved one for a backward will be told."""
@@ -284,10 +293,15 @@ class Segments:
         """Give a microbatch up half-way (after a forward alone, after an error)."""
         self.cycle.release(slot)
 
-    def _bind(self, part: RecordedSegment, plan: Plan, slot: int, native: bool) -> _Bound:
+    def _bind(
+        self, part: RecordedSegment, versions: Sequence[Plan], slot: int, native: bool
+    ) -> _Bound:
         """One segment at the addresses of one slot."""
-        there = self._plans.at(plan, slot)
-        verify_plan(there)
+        replays = []
+        for version in versions:
+            there = self._plans.at(version, slot)
+            verify_plan(there)
+            replays.append(Replay(there, native, self._arena, self._workspace))
         offsets = self._plans.at(self.plan, slot).offsets
 
         def array(operand: Operand) -> np.ndarray:
@@ -304,7 +318,8 @@ class Segments:
 
         outputs = mapped(part.returned, output)
         return _Bound(
-            replay=Replay(there, native, self._arena, self._workspace),
+            replay=replays[0],
+            first=replays[-1],
             inputs=tuple(map(array, part.inputs)),
             outputs=outputs,
             checks=[RecordedCheck(f, tuple(map(array, given))) for f, given in part.checks],
@@ -338,20 +353,53 @@ def capture_segments(
     """
     _check_arguments(functions, inputs, slots)
     gradients = Gradients(parameters)
-    with Undo() as undo:
-        recording = Recording(undo)
-        recorded = []
-        for name, function in functions.items():
-            examples = inputs.get(name, ())
-            part, tensors = record_segment(name, function, examples, recording, device)
-            gradients.refuse_others(name, tensors)
-            recorded.append(part)
-        undo.put_back()  # it was no step
+    try:
+        with Undo() as undo:
+            recording = Recording(undo)
+            gradients.none()
+            first, there = _record(functions, inputs, recording, device, gradients)
+            gradients.every()
+            added, _ = _record(functions, inputs, recording, device, gradients)
+            undo.put_back()  # it was no step
+    finally:
+        gradients.as_before()
     if not recording.launches:
         raise CaptureError(f"{', '.join(functions)} launched nothing: there is nothing to capture")
-    plans = plan_slots(recording, [part.cut for part in recorded], slots)
+    writes = [
+        gradients.note_segment((*_launches(recording, a), *_launches(recording, b)), were_there)
+        for a, b, were_there in zip(first, added, there, strict=True)
+    ]
+    joined = join(recording, first, added, writes)
+    cuts = [cut for versions in joined.cuts for cut in versions]
+    plans = plan_slots(joined.launches, joined.buffers, cuts, slots)
     verify_plan(plans.whole)
-    return Segments(recorded, plans, gradients, native=device.kernels == "native")
+    versions = [len(each) for each in joined.cuts]
+    return Segments(added, versions, plans, gradients, native=device.kernels == "native")
+
+
+def _record(
+    functions: Mapping[str, Callable[..., Any]],
+    inputs: Mapping[str, Sequence[Any]],
+    recording: Recording,
+    device: Device,
+    gradients: Gradients,
+) -> tuple[list[RecordedSegment], list[list[bool]]]:
+    """Call every function for one microbatch.
+
+    Returns:
+        What was recorded of each, and which gradients it found when it was called.
+    """
+    recorded, there = [], []
+    for name, function in functions.items():
+        there.append(gradients.there())
+        part, tensors = record_segment(name, function, inputs.get(name, ()), recording, device)
+        gradients.refuse_others(name, tensors)
+        recorded.append(part)
+    return recorded, there
+
+
+def _launches(recording: Recording, part: RecordedSegment) -> list[RecordedLaunch]:
+    return recording.launches[part.cut.start : part.cut.stop]
 
 
 def _check_arguments(functions: Mapping, inputs: Mapping, slots: int) -> None:

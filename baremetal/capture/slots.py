@@ -25,7 +25,7 @@ from typing import NamedTuple
 from baremetal.capture.arena import Lifetime, aligned, lower_bound, plan_arena
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.plan import MemoryReport, Plan
-from baremetal.capture.recording import Buffer, Operand, RecordedLaunch, Recording
+from baremetal.capture.recording import Buffer, Operand, RecordedLaunch
 from baremetal.trace import format_bytes
 
 
@@ -73,8 +73,8 @@ class SlotPlan(NamedTuple):
     """A cut recording with a place for every buffer.
 
     Attributes:
-        whole: one cycle of one slot (number 0) as one plan, all segments one after the other.
-        segments: the same cut: for each segment a plan of its own, launches numbered from 0.
+        whole: one slot (number 0) as one plan, all segments one after the other.
+        segments: the same cut: for each cut a plan of its own, launches numbered from 0.
         memory: the report.
         in_slot: the buffers of all these plans that move with the slot.
     """
@@ -115,10 +115,12 @@ class SlotPlan(NamedTuple):
                 )
 
 
-def plan_slots(recording: Recording, cuts: Sequence[Cut], slots: int) -> SlotPlan:
-    """Find a place for every buffer of a recording that is cut into segments."""
-    _extend_lifetimes(cuts, len(recording.launches))
-    used = [buffer for buffer in recording.buffers if buffer.first >= 0]
+def plan_slots(
+    launches: Sequence[RecordedLaunch], buffers: Sequence[Buffer], cuts: Sequence[Cut], slots: int
+) -> SlotPlan:
+    """Find a place for every buffer of launches that are cut into segments."""
+    _extend_lifetimes(cuts, len(launches))
+    used = [buffer for buffer in buffers if buffer.first >= 0]
     passing = {buffer for cut in cuts for buffer in (*cut.inputs, *cut.results)}
     passing.update(b for b in used if not any(_within(b, cut) for cut in cuts))
     in_slot = [buffer for buffer in used if buffer in passing]
@@ -137,7 +139,7 @@ def plan_slots(recording: Recording, cuts: Sequence[Cut], slots: int) -> SlotPla
     )
     arena_bytes = scratch_bytes + slot_bytes
     whole = Plan(
-        launches=recording.launches,
+        launches=launches,
         checks=[],
         transient=used,
         kept=[],

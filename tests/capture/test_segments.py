@@ -180,8 +180,7 @@ def test_gradients_are_those_of_eager_accumulation(order, count):
             loss = eager.loss(inputs, targets, total=total)
             loss.backward()
             eager_losses.append(loss.item())
-        for stage in stages:
-            stage.zero_grad()
+        optimizer.zero_grad()
         losses = run_pipeline(stages, ORDERS[order], batches, lambda m: None)
         assert losses == eager_losses
         assert_equal_bits(gradients(model), gradients(eager))
@@ -209,7 +208,7 @@ def test_whole_models_as_one_stage(kind, split):
     held = []
 
     def forward(tokens, targets):
-        held.append(model.loss(tokens, targets, total=total))
+        held[:] = [model.loss(tokens, targets, total=total)]
         return held[0]
 
     functions = {F: forward}
@@ -225,13 +224,33 @@ def test_whole_models_as_one_stage(kind, split):
     batches = microbatches(3)
     for inputs, targets in batches:
         eager.loss(inputs, targets, total=total).backward()
-    stage.zero_grad()
     for slot, batch in enumerate(batches):
         stage[F].run(slot, *batch)
     for segment in [*stage][1:]:
         for slot in range(3):
             segment.run(slot)
     assert_equal_bits(gradients(model), gradients(eager))
+
+
+def test_long_sums_are_added_as_eager_execution_adds_them():
+    """Over 1,024 rows a first gradient is summed in two halves, one that is added in one go."""
+    x = np.random.default_rng(2).standard_normal((2, 1024, 16), np.float32)
+    layers = [Linear(16, 16, rng=np.random.default_rng(0)) for _ in range(2)]
+    held = []
+
+    def forward(part):
+        held[:] = [(layers[0](Tensor(part)) * Tensor(part)).sum()]
+
+    stage = capture_segments(
+        {F: forward, "backward": lambda: held[0].backward()},
+        inputs={F: (x[0],)}, parameters=layers[0].parameters(), slots=2,
+    )  # fmt: skip
+    for part in range(2):
+        (layers[1](Tensor(x[part])) * Tensor(x[part])).sum().backward()
+        stage[F].run(part, x[part])
+        stage["backward"].run(part)
+        a, b = (layer.weight.grad.numpy() for layer in layers)
+        assert a.tobytes() == b.tobytes()
 
 
 def test_each_microbatch_meets_its_own_dropout():
@@ -245,8 +264,7 @@ def test_each_microbatch_meets_its_own_dropout():
         for m, (inputs, targets) in enumerate(batches):
             eager.dropout_state.set(step, first_sample=m * BATCH)
             eager.loss(inputs, targets, total=total).backward()
-        for stage in stages:
-            stage.zero_grad()
+        model.zero_grad()
         run_pipeline(
             stages, ORDERS["zero bubble"], batches,
             lambda m, step=step: model.dropout_state.set(step, first_sample=m * BATCH),
@@ -275,8 +293,12 @@ def test_accumulation_goes_on_from_what_was_there():
     )  # fmt: skip
     stage["all"].run(0, np.array([1.0, 2.0], np.float32))
     np.testing.assert_array_equal(w.grad.numpy(), [11, 22])
-    stage.zero_grad()
-    np.testing.assert_array_equal(w.grad.numpy(), [0, 0])
+    w.zero_grad()
+    stage["all"].run(0, np.array([1.0, 2.0], np.float32))
+    np.testing.assert_array_equal(w.grad.numpy(), [1, 2])
+    w.grad = np.array([5.0, 6.0], np.float32)  # goes into the same memory
+    stage["all"].run(0, np.array([1.0, 2.0], np.float32))
+    np.testing.assert_array_equal(w.grad.numpy(), [6, 8])
 
 
 def test_results_keep_their_form():
@@ -310,10 +332,9 @@ def test_the_references_run_too():
 
 
 def test_costs_are_those_of_the_eager_launches():
+    """Of a first microbatch, and of one that adds."""
     model = make_model()
     total = np.full(1, 24.0)
-    for parameter in model.parameters():
-        parameter.grad = np.zeros(parameter.shape, np.float32)
     stage = captured(Last(model, total), 2, forward=(ACTIVATION, TOKENS))
     eager = Last(model, total)
     calls = {
@@ -321,18 +342,22 @@ def test_costs_are_those_of_the_eager_launches():
         I: eager.input_gradient,
         W: eager.weight_gradient,
     }
-    for name, call in calls.items():
-        costs = []
+    for plan_name in ("first_plan", "plan"):
+        for name, call in calls.items():
+            costs = []
 
-        def listen(run, kernel, arrays, attributes, costs=costs):
-            run()
-            costs.append(kernel.cost(*arrays, **attributes))
+            def listen(run, kernel, arrays, attributes, costs=costs):
+                run()
+                costs.append(kernel.cost(*arrays, **attributes))
 
-        with CPU.listen(listen):
-            call()
-        assert stage[name].cost == sum(costs, ZERO)
-        assert stage[name].cost.flops > 0
-        assert len(stage[name].plan.launches) == len(costs)
+            with CPU.listen(listen):
+                call()
+            plan = getattr(stage[name], plan_name)
+            assert plan.cost == sum(costs, ZERO)
+            assert plan.cost.flops > 0
+            assert len(plan.launches) == len(costs)
+    for segment in stage:
+        assert segment.cost == segment.plan.cost
     assert stage.cost == sum((segment.cost for segment in stage), ZERO)
 
 
@@ -562,7 +587,6 @@ def test_an_optimiser_that_has_measured_too_early_measures_again():
         {"all": lambda x: layer(Tensor(x)).sum().backward()},
         inputs={"all": (X,)}, parameters=layer.parameters(), slots=1,
     )  # fmt: skip
-    stage.zero_grad()
     optimizer.clip(0.0)
     stage["all"].run(0, X)
     optimizer.step()
@@ -612,16 +636,101 @@ def test_other_inputs_are_refused_by_name_and_nothing_is_lost(line):
     stage[I].run(0, DY)
 
 
-def test_forgotten_gradients_are_not_added_to(line):
+def test_some_gradients_and_no_others_are_refused(line):
+    """Neither version of the segment would do what eager execution does."""
     layer, stage = line
-    layer.zero_grad()
     stage[F].run(0, X)
     stage[I].run(0, DY)
-    with pytest.raises(CaptureError, match=r"'weight' \(2, 3\) is not there .* with zero_grad\(\)"):
+    layer.weight.grad = np.zeros((2, 3), np.float32)
+    with pytest.raises(CaptureError, match=r"'weight' \(2, 3\), which has one: begin .* zero_grad"):
         stage[W].run(0)
-    stage.zero_grad()
+    layer.weight.zero_grad()
     stage[W].run(0)
     np.testing.assert_array_equal(layer.weight.grad.numpy(), DY.T @ X)
+    stage[F].run(0, X)
+    stage[I].run(0, DY)
+    layer.bias.zero_grad()
+    with pytest.raises(CaptureError, match=r"'(weight|bias)' .*, which has (one|none)"):
+        stage[W].run(0)
+
+
+def test_gradients_that_are_absent_stay_absent():
+    """An optimiser does not find zeros where eager execution would have left nothing."""
+    used, unused = (Parameter(np.ones(3, np.float32)) for _ in range(2))
+    stage = capture_segments(
+        {"all": lambda x: (Tensor(x) * used).sum().backward()},
+        inputs={"all": (np.ones(3, np.float32),)}, parameters=[used, unused], slots=1,
+    )  # fmt: skip
+    assert used.grad is None
+    stage["all"].run(0, np.ones(3, np.float32))
+    assert used.grad.tolist() == [1.0] * 3
+    assert unused.grad is None
+
+
+def test_a_first_gradient_moves_less_than_one_that_is_added(line):
+    _, stage = line
+    assert stage[W].first_plan.cost.size_bytes < stage[W].cost.size_bytes
+    for name in (F, I):
+        assert stage[name].first_plan is stage[name].plan
+
+
+def test_a_segment_that_does_something_else_the_second_time():
+    seen = []
+
+    def forward(x):
+        seen.append(x)
+        y = Tensor(x) * 2.0
+        return y if len(seen) == 1 else y + 1.0
+
+    with pytest.raises(CaptureError, match="'forward' did not do the same when it was"):
+        capture_segments({F: forward}, inputs={F: (X,)}, slots=1)
+
+
+def test_what_a_gradient_segment_makes_is_not_handed_on():
+    """Its two versions would leave it in two places."""
+    w = Parameter(np.ones(3, np.float32))
+    held = []
+
+    def backward(x):
+        y = Tensor(x, requires_grad=True)
+        (y * w).sum().backward()
+        held[:] = [y.grad]
+
+    with pytest.raises(CaptureError, match="'after' uses memory that 'all' makes, which"):
+        capture_segments(
+            {"all": backward, "after": lambda: held[0] * 2.0},
+            inputs={"all": (np.ones(3, np.float32),)}, parameters=[w], slots=1,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_backward_in_one_piece_returns_its_gradient_from_both_versions(steps):
+    w = Parameter(np.array([1.0, 2.0, 3.0], np.float32))
+    held = []
+
+    def forward(x):
+        held[:] = [Tensor(x, requires_grad=True)]
+        held.append(held[0] * w * w)
+        return held[1]
+
+    def backward(dy):
+        held[1].backward(dy)
+        return {"dx": held[0].grad}
+
+    x = np.ones(3, np.float32)
+    stage = capture_segments(
+        {F: forward, "backward": backward}, inputs={F: (x,), "backward": (x,)},
+        parameters=[w], slots=2,
+    )  # fmt: skip
+    for _ in range(steps):
+        w.zero_grad()
+        for slot in (0, 1):
+            stage[F].run(slot, x * (slot + 1))
+        for slot in (1, 0):
+            dx = stage["backward"].run(slot, x * 10)["dx"]
+            np.testing.assert_array_equal(dx.numpy(), 10 * w.numpy() ** 2)
+            assert stage["backward"].outputs(slot)["dx"] is dx
+        np.testing.assert_array_equal(w.grad.numpy(), 2 * w.numpy() * 10 * 3)
 
 
 def test_parameters_that_moved_are_noticed(line):
