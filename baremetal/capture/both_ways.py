@@ -12,14 +12,17 @@ The versions follow one another here only so that memory can be planned for eith
 of the two runs.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from baremetal.autograd import Device
 from baremetal.capture.errors import CaptureError
+from baremetal.capture.gradients import Gradients
 from baremetal.capture.recording import Buffer, Operand, RecordedLaunch, Recording
-from baremetal.capture.segment_recording import RecordedSegment, Result
+from baremetal.capture.segment_recording import RecordedSegment, Result, record_segment
 from baremetal.capture.slots import Cut
 from baremetal.capture.structure import leaves
+from baremetal.capture.undo import Undo
 
 
 class BothWays(NamedTuple):
@@ -36,7 +39,68 @@ class BothWays(NamedTuple):
     cuts: list[tuple[Cut, ...]]
 
 
-def join(
+def record_both_ways(
+    functions: Mapping[str, Callable[..., Any]],
+    inputs: Mapping[str, Sequence[Any]],
+    device: Device,
+    gradients: Gradients,
+) -> tuple[list[RecordedSegment], BothWays]:
+    """Call the functions for two microbatches; everything is as before afterwards.
+
+    Returns:
+        The segments as recorded for the second microbatch, and what is kept of both.
+
+    Raises:
+        CaptureError: they launched nothing, or what `_join` refuses.
+    """
+    try:
+        with Undo() as undo:
+            recording = Recording(undo)
+            gradients.none()
+            first, there = _record(functions, inputs, recording, device, gradients)
+            gradients.every()
+            added, _ = _record(functions, inputs, recording, device, gradients)
+            undo.put_back()  # it was no step
+    finally:
+        gradients.as_before()
+    if not recording.launches:
+        raise CaptureError(f"{', '.join(functions)} launched nothing: there is nothing to capture")
+    writes = [
+        gradients.note_segment((*_launches(recording, a), *_launches(recording, b)), were_there)
+        for a, b, were_there in zip(first, added, there, strict=True)
+    ]
+    return added, _join(recording, first, added, writes)
+
+
+def _record(
+    functions: Mapping[str, Callable[..., Any]],
+    inputs: Mapping[str, Sequence[Any]],
+    recording: Recording,
+    device: Device,
+    gradients: Gradients,
+) -> tuple[list[RecordedSegment], list[list[bool]]]:
+    """Call every function for one microbatch.
+
+    Returns:
+        What was recorded of each, and which gradients it found when it was called.
+    """
+    recorded, there = [], []
+    for name, function in functions.items():
+        there.append(gradients.there())
+        part, tensors = record_segment(name, function, inputs.get(name, ()), recording, device)
+        gradients.refuse_others(name, tensors)
+        recorded.append(part)
+    return recorded, there
+
+
+def _launches(recording: Recording, part: RecordedSegment) -> list[RecordedLaunch]:
+    return recording.launches[part.cut.start : part.cut.stop]
+
+
+# ---------------------------------------------------------------- keeping what is needed
+
+
+def _join(
     recording: Recording,
     first: Sequence[RecordedSegment],
     added: Sequence[RecordedSegment],
@@ -60,11 +124,11 @@ def join(
     cuts = []
     for early, late, twice in zip(first, added, writes, strict=True):
         buffers += late.buffers
-        versions = [_append(launches, recording.launches, late.cut)]
+        versions = [_append(launches, recording, late)]
         if twice:
             standing = counterpart | _own_counterparts(early, late)
             begin = len(launches)
-            for launch in recording.launches[early.cut.start : early.cut.stop]:
+            for launch in _launches(recording, early):
                 launches.append(_moved(launch, standing))
             buffers += [b for b in early.buffers if b not in standing]
             versions.append(late.cut._replace(start=begin, stop=len(launches)))
@@ -73,11 +137,11 @@ def join(
     return BothWays(launches, buffers, cuts)
 
 
-def _append(launches: list[RecordedLaunch], recorded: Sequence[RecordedLaunch], cut: Cut) -> Cut:
+def _append(launches: list[RecordedLaunch], recording: Recording, part: RecordedSegment) -> Cut:
     """Take over a segment's launches; its cut where they are now."""
     begin = len(launches)
-    launches += recorded[cut.start : cut.stop]
-    return cut._replace(start=begin, stop=len(launches))
+    launches += _launches(recording, part)
+    return part.cut._replace(start=begin, stop=len(launches))
 
 
 def _refuse_passing_on(
@@ -91,7 +155,7 @@ def _refuse_passing_on(
         for buffer in part.buffers
     }
     for part in added:
-        for launch in recording.launches[part.cut.start : part.cut.stop]:
+        for launch in _launches(recording, part):
             for operand in launch.operands:
                 if operand is None or operand.buffer is None:
                     continue

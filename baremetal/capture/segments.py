@@ -59,17 +59,16 @@ import numpy as np
 
 from baremetal.autograd import CPU, Device, Parameter, Tensor
 from baremetal.autograd.memory import aligned_memory
-from baremetal.capture.both_ways import join
+from baremetal.capture.both_ways import record_both_ways
 from baremetal.capture.cycle import Cycle
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.gradients import Gradients
 from baremetal.capture.plan import Plan
-from baremetal.capture.recording import Operand, RecordedCheck, RecordedLaunch, Recording
+from baremetal.capture.recording import Operand, RecordedCheck
 from baremetal.capture.replay import Replay
-from baremetal.capture.segment_recording import RecordedSegment, Result, record_segment
+from baremetal.capture.segment_recording import RecordedSegment, Result
 from baremetal.capture.slots import SlotMemory, SlotPlan, plan_slots
 from baremetal.capture.structure import leaves, mapped
-from baremetal.capture.undo import Undo
 from baremetal.capture.verify import verify_plan
 from baremetal.capture.workspace import Workspace
 from baremetal.kernels.cost import ZERO, Cost
@@ -353,53 +352,12 @@ def capture_segments(
     """
     _check_arguments(functions, inputs, slots)
     gradients = Gradients(parameters)
-    try:
-        with Undo() as undo:
-            recording = Recording(undo)
-            gradients.none()
-            first, there = _record(functions, inputs, recording, device, gradients)
-            gradients.every()
-            added, _ = _record(functions, inputs, recording, device, gradients)
-            undo.put_back()  # it was no step
-    finally:
-        gradients.as_before()
-    if not recording.launches:
-        raise CaptureError(f"{', '.join(functions)} launched nothing: there is nothing to capture")
-    writes = [
-        gradients.note_segment((*_launches(recording, a), *_launches(recording, b)), were_there)
-        for a, b, were_there in zip(first, added, there, strict=True)
-    ]
-    joined = join(recording, first, added, writes)
+    added, joined = record_both_ways(functions, inputs, device, gradients)
     cuts = [cut for versions in joined.cuts for cut in versions]
     plans = plan_slots(joined.launches, joined.buffers, cuts, slots)
     verify_plan(plans.whole)
     versions = [len(each) for each in joined.cuts]
     return Segments(added, versions, plans, gradients, native=device.kernels == "native")
-
-
-def _record(
-    functions: Mapping[str, Callable[..., Any]],
-    inputs: Mapping[str, Sequence[Any]],
-    recording: Recording,
-    device: Device,
-    gradients: Gradients,
-) -> tuple[list[RecordedSegment], list[list[bool]]]:
-    """Call every function for one microbatch.
-
-    Returns:
-        What was recorded of each, and which gradients it found when it was called.
-    """
-    recorded, there = [], []
-    for name, function in functions.items():
-        there.append(gradients.there())
-        part, tensors = record_segment(name, function, inputs.get(name, ()), recording, device)
-        gradients.refuse_others(name, tensors)
-        recorded.append(part)
-    return recorded, there
-
-
-def _launches(recording: Recording, part: RecordedSegment) -> list[RecordedLaunch]:
-    return recording.launches[part.cut.start : part.cut.stop]
 
 
 def _check_arguments(functions: Mapping, inputs: Mapping, slots: int) -> None:

@@ -16,7 +16,11 @@ from baremetal.capture.recording import RecordedLaunch
 def stopped(
     launches: Sequence[RecordedLaunch], first: int, end: int, error: BaseException
 ) -> CaptureError:
-    """The error for a replay in which launches `first` to `end - 1` may or may not have run."""
+    """The error for a replay in which launches `first` to `end - 1` may or may not have run.
+
+    One launch is a NumPy reference, which may have stopped anywhere. Several are native and run in
+    one go, so that what came between (Ctrl-C) came before or after all of them.
+    """
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return CaptureError(f"{_where(launches, first, end)} ({what}). {_harm(launches[:end])}")
 
@@ -26,7 +30,10 @@ def _where(launches: Sequence[RecordedLaunch], first: int, end: int) -> str:
     if end == first + 1:
         name = launches[first].kernel.name
         return f"the captured step stopped at launch {first} of {number}, '{name}'"
-    return f"the captured step stopped at one of the launches {first} to {end - 1} of {number}"
+    return (
+        f"the captured step stopped before or after the launches {first} to {end - 1} of {number}, "
+        "which run in one go"
+    )
 
 
 def _harm(launches: Sequence[RecordedLaunch]) -> str:

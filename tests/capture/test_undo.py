@@ -290,6 +290,20 @@ def test_an_interrupt_stays_one_and_says_where(interrupted):
     assert captured(GOOD).tolist() == [8, 12, 16]
 
 
+def test_an_interrupt_around_a_step_of_one_piece():
+    """Native launches run in one go: before or after, never between them."""
+    captured = capture(lambda x: Tensor(x) * 2.0 + 1.0)
+    captured(GOOD)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    captured._replay._parts = [interrupt]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        captured(GOOD)
+    assert "before or after the launches 0 to 1 of 2, which run in one" in caught.value.__notes__[0]
+
+
 def test_the_references_say_it_too():
     device = Device(kernels="reference")
 
