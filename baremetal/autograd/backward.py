@@ -223,6 +223,8 @@ class _Sweep:
             return
         present = self.grads.get(parent)
         if present is None:
+            if parent.context is None and not isinstance(parent, Folded):
+                raise _freed(parent)
             self.grads[parent] = result
             if not shared:
                 self.owned.add(parent)

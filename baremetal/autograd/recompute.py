@@ -1,4 +1,4 @@
-"""Recomputation: keep a function's inputs instead of what it computes, and run it again in backward.
+"""Recomputation: keep a function's inputs, not what it computes, and run it again in backward.
 
     y = checkpoint(block)(x)          # the same y; of the block's activations nothing stays
     y.backward()                      # runs the block once more, then differentiates it
@@ -70,15 +70,13 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
         run = current_run()
         if isinstance(run, Rehearsal):  # within another checkpoint: that one keeps even less
             returned = function(*inputs, **options)
-            for node in _nodes_of(returned):  # in the recomputation these will be folded, too
-                if type(node) is Unrecorded:
-                    run.next_number(run.device)
+            # In the recomputation of that one, our results will be folded nodes.
+            run.reserve(sum(type(node) is Unrecorded for node in _nodes_of(returned)))
             return returned
         rehearsal = Rehearsal(outer=run)
         with inside(rehearsal):
             returned = function(*inputs, **options)
-        stretch = Stretch(function, inputs, options, rehearsal)
-        return _mapped(returned, stretch.fold)
+        return Stretch(function, inputs, options, rehearsal).fold(returned)
 
     return checkpointed
 
@@ -99,24 +97,30 @@ class Stretch:
         self._rehearsal: Rehearsal | None = rehearsal  # None: freed
         self._needed = rehearsal.needed()
         self._kept = [x.data for x in given] + rehearsal.snapshots
-        self._nodes: dict[Node, Folded] = {}  # what stands for a result of the rehearsal
+        self._results = 0
 
     def kept(self) -> list[np.ndarray]:
         """The arrays that it keeps alive: the inputs that it was given, and small copies."""
         return self._kept
 
-    def fold(self, value: Any) -> Any:
-        """A result of the first run as a value on the tape; what needs no gradient stays as is."""
-        node = value.node if isinstance(value, Traced) else None
-        if type(node) is not Unrecorded:
-            return value
-        folded = self._nodes.get(node)
-        if folded is None:
-            assert self._rehearsal is not None
-            number = self._rehearsal.next_number(value.device)
-            folded = Folded(self, len(self._nodes), FOLDED, value.data, number)
-            self._nodes[node] = folded
-        return value.made_by_op(value.data, folded, value.version)
+    def fold(self, returned: Any) -> Any:
+        """What the rehearsal returned, on the tape; what needs no gradient stays as it is."""
+        rehearsal = self._rehearsal
+        assert rehearsal is not None
+        folded: dict[Node, Folded] = {}  # (kept by nobody: with us it would be a reference cycle)
+
+        def fold_one(value: Any) -> Any:
+            node = value.node if isinstance(value, Traced) else None
+            if type(node) is not Unrecorded:
+                return value
+            if node not in folded:
+                number = rehearsal.next_number(value.device)
+                folded[node] = Folded(self, len(folded), FOLDED, value.data, number)
+            return value.made_by_op(value.data, folded[node], value.version)
+
+        returned = _mapped(returned, fold_one)
+        self._results = len(folded)
+        return returned
 
     def unfold(self, retain: bool) -> list[Node]:
         """Run the function again, on the tape.
@@ -141,19 +145,19 @@ class Stretch:
             returned = call()
         recomputation.finish()
         new = [node for node in _nodes_of(returned) if node.sequence >= rehearsal.first]
-        if len(new) != len(self._nodes):
-            raise other_path(f"returned {len(new)} new values, where it had {len(self._nodes)}")
+        if len(new) != self._results:
+            raise other_path(f"returned {len(new)} new values, where it had {self._results}")
         return new
 
 
 def _check_unchanged(rehearsal: Rehearsal) -> None:
     """Refuse to compute from values that are no longer those of the first run."""
     for version, seen in rehearsal.watched.items():
-        if version.count != seen.count:
+        if version.count != seen.changes:
             called = f"{seen.name!r}, " if seen.name else ""
             raise AutogradError(
                 f"a checkpointed function read a value ({called}shape {seen.shape}) that was since "
-                f"changed in place by '{version.changed_by}' (version {seen.count} -> "
+                f"changed in place by '{version.changed_by}' (version {seen.changes} -> "
                 f"{version.count}), and would compute something else from it now: change a copy "
                 "instead, or make the change before the function"
             )

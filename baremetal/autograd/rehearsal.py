@@ -20,7 +20,7 @@ number: should anyone look at it after all, it shows.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,9 +50,9 @@ class Call(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """A value from outside: its count of changes when it was read, and what to call it."""
+    """A value from outside: how often it had been changed when it was read; what to call it."""
 
-    count: int
+    changes: int
     name: str
     shape: tuple[int, ...]
 
@@ -125,6 +125,12 @@ class Rehearsal:
                 "a checkpoint of its own"
             )
         return number
+
+    def reserve(self, numbers: int) -> None:
+        """Leave out so many numbers, for nodes that only the recomputation makes."""
+        for _ in range(numbers):
+            assert self.device is not None  # nodes have been numbered before
+            next(self.device.sequence)
 
     def needed(self) -> list[bool]:
         """For each operation, whether the recomputation has to run it."""

@@ -16,6 +16,7 @@ from typing import Any
 from baremetal.capture import arena_plot
 from baremetal.errors import BaremetalError
 from baremetal.kernels.limits import measure_limits
+from baremetal.nn.block import Recompute
 from baremetal.trace import (
     RooflinePoint,
     format_bytes,
@@ -50,6 +51,8 @@ class InspectConfig:
     """Tokens per sample."""
     dropout: float = 0.0
     """Probability of zeroing an activation (gpt only)."""
+    recompute: Recompute = "none"
+    """What backward computes again to save memory: nothing, cheap activations, or whole blocks."""
     batch: int = 12
     """Samples per microbatch."""
     accumulate: int = 1
