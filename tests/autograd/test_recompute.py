@@ -123,18 +123,50 @@ def views_of_weights(net, wrap, x):
     return (ops.linear(y, up) @ up).tanh() + wrap(lambda: up.T)().sum(axis=1)
 
 
+def view_made_first(net, wrap, x):
+    """Deferred, the view's turn comes after the block's own weights and before the next block's."""
+    up = net.weights["up"]
+
+    def through(x):
+        turned = up.T
+        return ops.linear(x, up) @ up + (x @ turned).tanh() @ up
+
+    return wrap(through)(wrap(through)(wrap(through)(x)))
+
+
+def view_made_behind(net, wrap, x):
+    """Checkpoints within one take numbers, too; the view's number comes after all of them."""
+    up = net.weights["up"]
+
+    def inner(x):
+        return ops.linear(x, up) @ up
+
+    y = wrap(lambda x: wrap(inner)(wrap(inner)(wrap(inner)(x))))(x)
+    turned = up.T
+    return ops.linear(y, up) @ up + (y @ turned) @ up
+
+
+def gradient_shared_with_another(net, wrap, x):
+    """+ hands one array to both sides: what x0 gets besides must not reach `other`."""
+    other, x0 = x * 5.0, x * 1.0
+    more = ops.linear(ops.linear(x0, net.weights["up"]), net.weights["down"])  # adds in place
+    return (other + wrap(lambda y: y + 1.0)(x0)) + more
+
+
 def untracked_parts(net, wrap, x):
     def function(x):
         with no_grad():
             scale = ops.exp(-(x * x)).sum()
-        chosen = (x > 0.0).detach()
+        moved = x + 0.25
+        chosen = (moved > 0.0).data  # an array: nobody sees who reads it
         return ops.where(chosen, net.layer(x) * scale, x * 0.5)
 
     return wrap(function)(x)
 
 
 CASES = [chain, used_beside, by_closure, several_results, unused_result, nested,
-         views_of_weights, untracked_parts]  # fmt: skip
+         views_of_weights, view_made_first, view_made_behind, gradient_shared_with_another,
+         untracked_parts]  # fmt: skip
 
 
 def run(case, wrap, deferred=False, times=1):
