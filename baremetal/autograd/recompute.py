@@ -37,7 +37,6 @@ from typing import Any
 
 import numpy as np
 
-from baremetal.autograd.device import Device
 from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.mode import current_run, grad_enabled, inside
 from baremetal.autograd.op import Op
@@ -93,8 +92,9 @@ class Stretch:
     ) -> None:
         given = [x for x in _leaves((inputs, options)) if isinstance(x, Traced)]
         self.parents = [x.node or x for x in given if x.tracked]
-        self._call = functools.partial(function, *inputs, **options)
-        self._rehearsal: Rehearsal | None = rehearsal  # None: freed
+        # None once they are freed.
+        self._call: Callable[[], Any] | None = functools.partial(function, *inputs, **options)
+        self._rehearsal: Rehearsal | None = rehearsal
         self._needed = rehearsal.needed()
         self._kept = [x.data for x in given] + rehearsal.snapshots
         self._results = 0
@@ -132,7 +132,7 @@ class Stretch:
             For each position, the node that a `Folded` stood for.
         """
         call, rehearsal = self._call, self._rehearsal
-        if rehearsal is None or rehearsal.device is None:
+        if call is None or rehearsal is None:
             raise AutogradError(
                 "backward reached a checkpoint whose tape was already freed: call "
                 "backward(retain_tape=True) the first time, or run the forward again"
@@ -140,8 +140,8 @@ class Stretch:
         _check_unchanged(rehearsal)
         recomputation = Recomputation(rehearsal, self._needed)
         if not retain:
-            self._rehearsal, self._call, self._kept = None, functools.partial(_checkpoint), []
-        with _numbered_from(rehearsal.device, rehearsal.first), inside(recomputation):
+            self._call, self._rehearsal, self._kept = None, None, []
+        with _numbered_as_in(rehearsal), inside(recomputation):
             returned = call()
         recomputation.finish()
         new = [node for node in _nodes_of(returned) if node.sequence >= rehearsal.first]
@@ -172,10 +172,12 @@ FOLDED = Op(_checkpoint, is_view=False, promotes=None, constants=(), differentia
 
 
 @contextlib.contextmanager
-def _numbered_from(device: Device, first: int) -> Iterator[None]:
-    """While open, nodes on this device get the numbers from `first` on."""
+def _numbered_as_in(rehearsal: Rehearsal) -> Iterator[None]:
+    """While open, nodes get the numbers that they had in the rehearsal."""
+    device = rehearsal.device
+    assert device is not None  # a node was numbered, or there would be none that was folded
     sequence = device.sequence
-    device.sequence = itertools.count(first)
+    device.sequence = itertools.count(rehearsal.first)
     try:
         yield
     finally:
