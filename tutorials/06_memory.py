@@ -714,7 +714,7 @@ check(
 search = np.random.default_rng(0)
 while True:
     starts, lengths = search.integers(0, 8, 8), search.integers(1, 5, 8)
-    sizes = 64 * search.integers(1, 9, 8)
+    amounts = 64 * search.integers(1, 9, 8)
     case = [
         Lifetime(int(s), int(a), int(a + k)) for s, a, k in zip(sizes, starts, lengths, strict=True)
     ]
