@@ -1,9 +1,10 @@
-"""Captured steps with recomputation: the bits of eager ones, in a smaller arena."""
+"""Captured steps and stages with recomputation: the bits of those without, in less memory."""
 
 import numpy as np
 import pytest
 
-from baremetal.capture import capture
+from baremetal import Tensor
+from baremetal.capture import capture, capture_segments
 from baremetal.nn import GPT, GPTConfig, Llama, LlamaConfig
 from baremetal.nn.block import POLICIES
 from baremetal.optim import AdamW, decay_groups
@@ -12,17 +13,22 @@ SIZES = {"vocab_size": 11, "context": 16, "layers": 3, "heads": 2, "width": 32}
 BATCH, PARTS, STEPS = 4, 2, 3
 
 
-def training(kind, policy, late=False):
-    """A model and a step over two microbatches, whose dropout knows where in the batch it is.
-
-    With `late`, both forwards come before both backwards, as in a pipeline.
-    """
+def make_model(kind, policy):
     rng = np.random.default_rng(0)
     if kind == "llama":
         model = Llama(LlamaConfig(**SIZES, tied=True), rng=rng)
     else:
         model = GPT(GPTConfig(**SIZES, dropout=0.3), rng=rng, dropout_seed=3)
     model.recompute = policy
+    return model
+
+
+def training(kind, policy, late=False):
+    """A model and a step over two microbatches, whose dropout knows where in the batch it is.
+
+    With `late`, both forwards come before both backwards, as in a pipeline.
+    """
+    model = make_model(kind, policy)
     optimizer = AdamW(decay_groups(model.parameters(), 0.1), learning_rate=0.01)
     state = getattr(model, "dropout_state", None)
 
@@ -92,3 +98,61 @@ def test_the_plan_computes_nothing_in_vain():
     assert {n: k for n, k in again.items() if k} == {n: k * blocks for n, k in per_block.items()}
     cheap = {name: names["selective"].count(name) - names["none"].count(name) for name in again}
     assert {n: k for n, k in cheap.items() if k} == {"layer_norm": 2 * blocks, "gelu_tanh": blocks}
+
+
+class Stage:
+    """The blocks of a GPT as a pipeline stage: F, and the two halves of its backward."""
+
+    def __init__(self, policy):
+        self.model = make_model("gpt", policy)
+
+    def forward(self, x):
+        self.x = Tensor(x, requires_grad=True)
+        self.y = self.x
+        for block in self.model.blocks:
+            self.y = block(self.y)
+        return self.y
+
+    def input_gradient(self, dy):
+        self.owed = self.y.backward(dy, defer_weights=True)
+        return self.x.grad
+
+    def weight_gradient(self):
+        self.owed.pay()
+
+
+def run_stage(policy, slots):
+    """Gradients of three microbatches, one slot or all in flight; and the memory of a slot."""
+    stage = Stage(policy)
+    parameters = [p for block in stage.model.blocks for p in block.parameters()]
+    shape = (BATCH, SIZES["context"], SIZES["width"])
+    example = np.zeros(shape, np.float32)
+    segments = capture_segments(
+        {"F": stage.forward, "I": stage.input_gradient, "W": stage.weight_gradient},
+        inputs={"F": (example,), "I": (example,)},
+        parameters=parameters,
+        slots=slots,
+    )
+    rng = np.random.default_rng(2)
+    xs, dys = rng.standard_normal((2, 3, *shape), np.float32)
+    segments.zero_grad()
+    found = {}
+    for some in ([0, 1, 2],) if slots == 3 else ([0], [1], [2]):  # who are in flight together
+        for m in some:
+            stage.model.dropout_state.set(step=7, first_sample=m * BATCH)
+            found["y", m] = segments["F"].run(m % slots, xs[m]).numpy().tobytes()
+        for m in some:
+            found["dx", m] = segments["I"].run(m % slots, dys[m]).numpy().tobytes()
+        for m in some:
+            segments["W"].run(m % slots)
+    found |= {("grad", n): p.grad.numpy().tobytes() for n, p in enumerate(parameters)}
+    return found, segments.memory.slot_bytes
+
+
+def test_a_stage_keeps_less_for_each_microbatch_in_flight():
+    expected, slot_bytes = run_stage("none", slots=1)
+    for policy in POLICIES[1:]:
+        found, less_bytes = run_stage(policy, slots=3)
+        assert found == expected
+        assert less_bytes < slot_bytes
+        slot_bytes = less_bytes
