@@ -426,23 +426,29 @@ check(
 # (lesson 3); the input of GELU. Some of these are the same array: what comes out of attention goes
 # into the next product. How many *numbers* per position is that?
 #
-# To find out what the step does, count the buffers that are made by the forward pass of block 2 and
-# still read in its backward pass.
+# To find out what the step does, count the buffers that are made from the moment block 2 begins to
+# the moment block 3 does, and that are still read when all blocks are done.
 
 # %%
 prediction = 4 * B * T * (16 * C + H + 4)  # your number here
 
-forward_end = next(i for i, x in enumerate(plan.launches) if x.kernel.name == "cross_entropy")
-norms = [i for i, x in enumerate(plan.launches[:forward_end]) if x.kernel.name == "layer_norm"]
-begin, end = norms[2], norms[4]  # two norms in a block: the third one begins block 2
-x_in = plan.launches[begin].operands[0].buffer  # made at the end of block 1, kept by block 2's norm
-x_out = plan.launches[end].operands[0].buffer
-kept = {b for b in buffers if begin <= first[b] < end and last[b] > forward_end}
-kept = (kept | {x_in}) - {x_out}
+
+def first_use(weight):
+    """The first launch that touches this weight."""
+    for number, launch in enumerate(plan.launches):
+        fixed = [x.array for x in launch.operands if x is not None and x.buffer is None]
+        if any(np.may_share_memory(array, weight.data) for array in fixed):
+            return number
+    raise AssertionError("no launch touches it")
+
+
+begin, end = (first_use(model.blocks[i].norm_1.weight) for i in (1, 2))
+done = first_use(model.norm.weight)
+kept = [b for b in buffers if begin <= first[b] < end and last[b] > done]
 check(
     "bytes that one block keeps",
     prediction,
-    sum(buffer.size_bytes for buffer in kept),
+    sum(b.size_bytes for b in kept),
     "B",
     miss="norms: 2 (C + 2). Inputs of products: C, C, C and 4C; the second of these is attention's "
     "output. q, k, v: 3C, and H. Input of GELU: 4C. In all 16C + H + 4.",
@@ -715,9 +721,8 @@ search = np.random.default_rng(0)
 while True:
     starts, lengths = search.integers(0, 8, 8), search.integers(1, 5, 8)
     amounts = 64 * search.integers(1, 9, 8)
-    case = [
-        Lifetime(int(s), int(a), int(a + k)) for s, a, k in zip(sizes, starts, lengths, strict=True)
-    ]
+    drawn = zip(amounts.tolist(), starts.tolist(), lengths.tolist(), strict=True)
+    case = [Lifetime(size, start, start + length) for size, start, length in drawn]
     largest = place(case, largest_first(case), best_fit=True)[1]
     offsets, best = plan_arena(case)
     if best < largest:
