@@ -30,6 +30,9 @@ rule declared with ``accumulates=True`` takes ``(ctx, grad, into, beta)`` and co
 `into`): BLAS adds for free, and so does a kernel that adds into its output. Where such a rule has
 several inputs, `into` and `beta` are lists.
 
+A forward may be run twice (`recompute.py`), and must do the same both times: what it reads from
+memory that others overwrite (a counter, the targets) it reads through `ctx.snapshot`.
+
 An operation may lack a rule; backward then raises when it gets there, never returns silence. What
 has no derivative at all (a comparison, an argmax) says ``differentiable=False`` and its result is
 simply off the tape.
