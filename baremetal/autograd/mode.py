@@ -38,12 +38,16 @@ def current_run() -> "Rehearsal | Recomputation | None":
 
 @contextlib.contextmanager
 def inside(run: "Rehearsal | Recomputation") -> Iterator[None]:
-    """While open, every operation is performed by this run of a checkpointed function."""
-    token = _RUN.set(run)
+    """While open, every operation is performed by this run of a checkpointed function, recording.
+
+    (Recording, for a backward that recomputes may have been called under `no_grad`.)
+    """
+    tokens = _RUN.set(run), _RECORDING.set(True)
     try:
         yield
     finally:
-        _RUN.reset(token)
+        _RUN.reset(tokens[0])
+        _RECORDING.reset(tokens[1])
 
 
 def note_reading() -> None:

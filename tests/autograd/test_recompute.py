@@ -19,6 +19,7 @@ from baremetal.autograd import (
     no_grad,
     ops,
 )
+from baremetal.autograd.mode import current_run
 
 WIDTH = 6
 
@@ -196,6 +197,18 @@ def test_a_retained_tape_is_run_again_as_often_as_wanted():
     _, found = run(nested, checkpoint, times=3)
     for one, other in zip(expected, found, strict=True):
         assert one is None or one.numpy().tobytes() == other.numpy().tobytes()
+
+
+def test_backward_may_be_called_where_nothing_is_recorded():
+    found = []
+    for wrap in (as_it_is, checkpoint):
+        net, x = Net(), leaf(4, WIDTH)
+        loss = nested(net, wrap, x).sum()
+        with no_grad():
+            loss.backward()
+            assert not grad_enabled()
+        found.append(x.grad.numpy().tobytes())
+    assert found[0] == found[1]
 
 
 def test_a_freed_tape_is_refused():
@@ -462,6 +475,23 @@ def test_a_function_that_fails_leaves_everything_as_it_was():
         checkpoint(fails)(x)
     ops.exp(x).sum().backward()
     assert x.grad is not None
+
+
+def test_a_function_that_fails_the_second_time_leaves_everything_as_it_was():
+    calls = []
+
+    def fails_later(x):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyError("mine")
+        return ops.exp(x)
+
+    y = checkpoint(fails_later)(leaf(2))
+    next_number = ops.exp(leaf(2)).node.sequence + 1
+    with pytest.raises(KeyError, match="mine"):
+        y.sum().backward()
+    assert current_run() is None
+    assert ops.exp(leaf(2)).node.sequence > next_number
 
 
 def test_the_drawing_shows_one_operation_and_what_it_keeps():
