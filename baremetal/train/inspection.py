@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from baremetal.capture import arena_plot
+from baremetal.data.track import untracked
 from baremetal.errors import BaremetalError
 from baremetal.kernels.limits import measure_limits
 from baremetal.nn.block import Recompute
@@ -27,6 +28,7 @@ from baremetal.trace import (
     write_perfetto,
 )
 from baremetal.train.config import ModelName, OptimizerName, TrainConfig
+from baremetal.train.console import bar_when_slow
 from baremetal.train.recomputation import compare_policies, comparison_table
 from baremetal.train.trainer import Trainer
 
@@ -110,7 +112,8 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
     ]
     comparison = None
     if config.compare_recompute:
-        comparison = compare_policies(trainer.config, trainer.data)
+        track = untracked if config.json else bar_when_slow
+        comparison = compare_policies(trainer.config, trainer.data, track=track)
     memory = plan.memory
     return {
         "plan": {

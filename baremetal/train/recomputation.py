@@ -17,6 +17,7 @@ import statistics
 from typing import Any
 
 from baremetal.data import TextData
+from baremetal.data.track import Track, untracked
 from baremetal.errors import BaremetalError
 from baremetal.nn.block import POLICIES
 from baremetal.trace import Column, format_bytes, format_count, format_seconds, table
@@ -27,13 +28,16 @@ ROUNDS = 5
 STEPS = 3  # per round
 
 
-def compare_policies(config: TrainConfig, data: TextData, rounds: int = ROUNDS) -> dict[str, Any]:
+def compare_policies(
+    config: TrainConfig, data: TextData, rounds: int = ROUNDS, track: Track = untracked
+) -> dict[str, Any]:
     """Capture and time a step under each policy.
 
     Args:
         config: the run; its own policy and length are overridden.
         data: the text to train on.
         rounds: how often the policies take turns, of `STEPS` steps each.
+        track: shows how far it has got.
 
     Returns:
         A JSON-able object: `rounds`, `steps_per_round` and `rows`, one for each policy:
@@ -52,7 +56,7 @@ def compare_policies(config: TrainConfig, data: TextData, rounds: int = ROUNDS) 
     times_s: dict[str, list[float]] = {policy: [] for policy in POLICIES}
     for trainer in trainers.values():
         trainer.train_step()  # captures
-    for _ in range(rounds):
+    for _ in track(range(rounds), "steps under each policy"):
         for policy, trainer in trainers.items():
             times_s[policy] += [trainer.train_step().time_s for _ in range(STEPS)]
     rows = [_row(trainers[policy], times_s[policy]) for policy in POLICIES]
