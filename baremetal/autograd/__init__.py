@@ -9,6 +9,7 @@ from baremetal.autograd.gradcheck import gradcheck
 from baremetal.autograd.mode import grad_enabled, no_grad
 from baremetal.autograd.op import op, registry
 from baremetal.autograd.profile import profile
+from baremetal.autograd.recompute import checkpoint
 from baremetal.autograd.tensor import Parameter, Tensor
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Parameter",
     "Tensor",
     "backward",
+    "checkpoint",
     "draw",
     "grad_enabled",
     "gradcheck",

@@ -19,14 +19,14 @@ out, in the order in which they would have run, so the gradients are the same to
 
 import heapq
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from baremetal.autograd.device import Device
 from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.op import Context, Op, Rule, owner
-from baremetal.autograd.tape import OUTPUT, Guard, Node
+from baremetal.autograd.tape import OUTPUT, Folded, Guard, Node, Unrecorded
 from baremetal.autograd.traced import Traced
 from baremetal.kernels.elementwise import add, copy
 
@@ -101,7 +101,8 @@ class _Sweep:
     def _visit(self, node: Node, grad: np.ndarray, owned: bool) -> None:
         context = node.context
         if context is None:
-            raise _freed(node)
+            self._unfold(node, grad, owned)
+            return
         if node.guards:
             _check_guards(node, context)
         op, parents = node.op, node.parents
@@ -118,6 +119,28 @@ class _Sweep:
                 self.run_rule(node, rule, context, grad, passes_on)
         if not self.retain:
             node.context = None
+
+    def _unfold(self, node: Node, grad: np.ndarray, owned: bool) -> None:
+        """Put back the tape that a checkpoint left out, and go on from its results.
+
+        They are numbered one after the other and all who use them come later, so those that have a
+        gradient are the next in line, and have it complete.
+        """
+        if not isinstance(node, Folded):
+            raise _freed(node)
+        arrived = [(node, grad, owned)]
+        while self._waiting:
+            other = self._waiting[0][1]
+            if not isinstance(other, Folded) or other.stretch is not node.stretch:
+                break
+            heapq.heappop(self._waiting)
+            arrived.append((other, self.grads.pop(other), other in self.owned))
+            self.owned.discard(other)
+        results = node.stretch.unfold(self.retain)
+        for folded, grad, owned in arrived:
+            result = results[folded.position]
+            context = cast(Context, result.context)  # not needed: there is nothing yet to add to
+            self.receive(folded, result, grad, context, shared=not owned)
 
     def run_rule(
         self, node: Node, rule: Rule, context: Context, grad: np.ndarray, passes_on: bool
@@ -200,6 +223,8 @@ class _Sweep:
             return
         present = self.grads.get(parent)
         if present is None:
+            if parent.context is None and not isinstance(parent, Folded):
+                raise _freed(parent)
             self.grads[parent] = result
             if not shared:
                 self.owned.add(parent)
@@ -254,6 +279,11 @@ def _is_twice(result: np.ndarray, results: tuple) -> bool:
 
 
 def _freed(node: Node) -> AutogradError:
+    if isinstance(node, Unrecorded):
+        return AutogradError(
+            f"backward reached what '{node.op.name}' made inside a checkpointed function, and that "
+            "did not leave it as its result (was it kept in an attribute?): return it as well"
+        )
     return AutogradError(
         f"backward reached '{node.op.name}' whose tape was already freed: call "
         "backward(retain_tape=True) the first time, or run the forward again"

@@ -18,6 +18,7 @@ import numpy as np
 
 from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.memory import MemoryPool
+from baremetal.autograd.mode import note_reading
 from baremetal.errors import BaremetalError
 from baremetal.kernels.elementwise import fill
 from baremetal.kernels.kernel import Kernel
@@ -158,9 +159,12 @@ class Device:
     def refuse_reading(self, what: str) -> None:
         """Called where Python is about to read a computed value: not while a step is recorded.
 
+        (And in a checkpointed function it means that the value must be computed again, too.)
+
         Raises:
             AutogradError: what Python does with the value would not be part of the recorded step.
         """
+        note_reading()
         if self._recorder is not None:
             raise AutogradError(
                 f"{what} reads a computed value while a step is being recorded: what Python makes "

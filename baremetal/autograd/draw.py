@@ -18,13 +18,16 @@ are circles; parameters stand beside the operation that reads them.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from baremetal.autograd.op import owner
-from baremetal.autograd.tape import Node
+from baremetal.autograd.tape import Folded, Node
 from baremetal.autograd.tensor import Parameter, Tensor
 from baremetal.errors import BaremetalError
 from baremetal.trace.files import write_atomically
@@ -110,12 +113,20 @@ def _collect(tensor: Tensor) -> list[_Row]:
 
 def _operation_row(node: Node) -> _Row:
     row = _Row(node.op.name, node.shape, False, node.sequence)
-    if node.context is not None:
+    saved = _saved(node)
+    if saved is not None:
         leaves = {id(owner(p.data)) for p in node.parents if isinstance(p, Tensor)}
-        arrays = {id(owner(a)): a.nbytes for a in node.context.saved if a is not None}
+        arrays = {id(owner(a)): a.nbytes for a in saved if a is not None}
         # Leaves live with or without a tape: only what the tape keeps alive counts.
         row.saved = {memory: size for memory, size in arrays.items() if memory not in leaves}
     return row
+
+
+def _saved(node: Node) -> Sequence[np.ndarray | None] | None:
+    """The arrays that a node keeps; None once it was freed."""
+    if isinstance(node, Folded):
+        return node.stretch.kept() or None
+    return None if node.context is None else node.context.saved
 
 
 def _leaf_row(leaf: Tensor, sequence: float) -> _Row:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from baremetal.autograd.errors import AutogradError
-from baremetal.autograd.mode import grad_enabled
+from baremetal.autograd.mode import grad_enabled, note_reading
 from baremetal.autograd.op import owner
 from baremetal.autograd.promotion import loses_nothing, to_array
 from baremetal.autograd.traced import Traced
@@ -121,6 +121,7 @@ class InPlace(Traced):
         return array if harmless else self._copied(array, array.dtype)
 
     def _check_allowed(self, name: str, other: Any) -> None:
+        note_reading()  # by a launch that is no operation
         # A kernel writes through a bare address: nothing below would notice a read-only array.
         if not self.data.flags.writeable:
             raise AutogradError(

@@ -30,6 +30,9 @@ rule declared with ``accumulates=True`` takes ``(ctx, grad, into, beta)`` and co
 `into`): BLAS adds for free, and so does a kernel that adds into its output. Where such a rule has
 several inputs, `into` and `beta` are lists.
 
+A forward may be run twice (`recompute.py`), and must do the same both times: what it reads from
+memory that others overwrite (a counter, the targets) it reads through `ctx.snapshot`.
+
 An operation may lack a rule; backward then raises when it gets there, never returns silence. What
 has no derivative at all (a comparison, an argmax) says ``differentiable=False`` and its result is
 simply off the tape.
@@ -42,11 +45,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from baremetal.autograd.device import Device
-from baremetal.autograd.mode import grad_enabled
+from baremetal.autograd.mode import current_run, grad_enabled
 from baremetal.autograd.promotion import CONVERTED_KINDS, Promotion, common_dtype, to_array
 from baremetal.autograd.tape import OUTPUT, Guard, Node, Version
 from baremetal.autograd.traced import Traced
 from baremetal.errors import BaremetalError
+from baremetal.kernels.elementwise import copy
 
 
 class Context:
@@ -86,6 +90,20 @@ class Context:
     def empty_like(self, array: np.ndarray) -> np.ndarray:
         """Allocate an array of the same shape and dtype (always C-contiguous)."""
         return self.empty(array.shape, array.dtype)
+
+    def snapshot(self, array: np.ndarray, dtype: Any = None) -> np.ndarray:
+        """A copy of what others may write to before our rules run: a counter, a divisor, targets.
+
+        In a checkpoint, the recomputation gets the copy that the first run made.
+        """
+        run = current_run()
+        return self.copied(array, dtype) if run is None else run.snapshot(self, array, dtype)
+
+    def copied(self, array: np.ndarray, dtype: Any = None) -> np.ndarray:
+        """A copy of this array in new memory, C-contiguous, by a launch."""
+        out = self.empty(array.shape, array.dtype if dtype is None else dtype)
+        self.launch(copy, array, out)
+        return out
 
     def constant(self, value: float, dtype: Any) -> np.ndarray:
         """A 0-d array to broadcast, holding this number."""
@@ -192,16 +210,23 @@ class Op:
             return self(*self._prepared(inputs), **attributes)
 
         context = Context(lead.device, needs, attributes)
+        run = current_run()
+        if run is not None:  # in a checkpointed function, which keeps less
+            return run.call(self, context, inputs, arrays, lead)
         output = self.forward(context, *arrays, **attributes)
-        # A view shares its base's memory, hence its base's count of changes.
-        shares = self.is_view and owner(output) is owner(arrays[0])
-        version = lead.version if shares else Version()
+        version = self.version_of(output, arrays, lead)
         if True not in needs or output.dtype.kind in "iub":
             return lead.made_by_op(output, None, version)
-        node = self._record(context, inputs, arrays, output, version)
+        node = self.record(context, inputs, arrays, output, version)
         return lead.made_by_op(output, node, version)
 
-    def _record(self, context, inputs, arrays, output, version) -> Node:
+    def version_of(self, output: np.ndarray, arrays: list, lead: Traced) -> Version:
+        """A view shares its base's memory, hence its base's count of changes."""
+        if self.is_view and owner(output) is owner(arrays[0]):
+            return lead.version
+        return Version()
+
+    def record(self, context, inputs, arrays, output, version) -> Node:
         """The tape's entry for one call whose gradient is wanted."""
         context.shapes = [None if a is None else a.shape for a in arrays]
         parents: list[Any] = []
@@ -259,7 +284,7 @@ def _guards(saved, inputs, arrays, output, version) -> list[Guard]:
     """Which of the saved arrays are tensors' memory, and at which version."""
     guards = []
     for array in saved:
-        position = None if array is None else _whose(array, arrays, output)
+        position = None if array is None else whose(array, arrays, output)
         if position == OUTPUT:
             guards.append((version, version.count, OUTPUT, ""))
         elif position is not None and isinstance(inputs[position], Traced):
@@ -268,7 +293,7 @@ def _guards(saved, inputs, arrays, output, version) -> list[Guard]:
     return guards
 
 
-def _whose(array: np.ndarray, arrays: list, output: np.ndarray) -> int | None:
+def whose(array: np.ndarray, arrays: list, output: np.ndarray) -> int | None:
     """The position of the input whose memory this is, OUTPUT, or None for memory of its own."""
     if array is output:
         return OUTPUT

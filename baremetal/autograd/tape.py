@@ -24,6 +24,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from baremetal.autograd.op import Context, Op
+    from baremetal.autograd.recompute import Stretch
 
 OUTPUT = -1  # as a guard's position: the saved array is the operation's own output
 
@@ -82,3 +83,42 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<node {self.sequence}: {self.op.name} -> {self.shape} {self.dtype}>"
+
+
+class Unrecorded(Node):
+    """Made while a checkpointed function ran off the tape: says that a gradient would be wanted.
+
+    It has a number, so that the recomputation's nodes can have the same ones, and no way back.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, op: "Op", output: np.ndarray, sequence: int) -> None:
+        self.op = op
+        self.context = None
+        self.parents = []
+        self.wanted = 0
+        self.guards = ()
+        self.shape = output.shape
+        self.dtype = output.dtype
+        self.sequence = sequence
+        self.weight_side = False
+
+
+class Folded(Unrecorded):
+    """A result of a checkpointed function: stands for the whole stretch of tape that was not kept.
+
+    Attributes:
+        stretch: how to get that tape, by running the function again.
+        position: which of its results this is.
+    """
+
+    __slots__ = ("position", "stretch")
+
+    def __init__(
+        self, stretch: "Stretch", position: int, op: "Op", output: np.ndarray, sequence: int
+    ) -> None:
+        super().__init__(op, output, sequence)
+        self.stretch = stretch
+        self.position = position
+        self.parents = stretch.parents

@@ -98,8 +98,15 @@ class CausalSelfAttention(Module):
         Raises:
             BaremetalError: a cache while gradients are recorded; a full or unfitting cache.
         """
-        start = 0 if cache is None else cache.length
-        packed = self._rotate(self.qkv(x), start)
+        return self.mix(self.project(x), cache)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side: (B, T, width) -> (B, T, (H + 2K) d)."""
+        return self.qkv(x)
+
+    def mix(self, packed: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """All that comes after `project`: (B, T, (H + 2K) d) -> (B, T, width)."""
+        packed = self._rotate(packed, 0 if cache is None else cache.length)
         if cache is None:
             mixed = ops.causal_attention_packed(packed, heads=self.heads, kv_heads=self.kv_heads)
         else:

@@ -17,11 +17,11 @@ import numpy as np
 
 from baremetal.autograd import Parameter, Tensor, ops
 from baremetal.nn.attention import CausalSelfAttention
+from baremetal.nn.block import ResidualBlock
 from baremetal.nn.cache import KeyValueCache, LayerCache
 from baremetal.nn.language_model import LanguageModel, LanguageModelConfig
 from baremetal.nn.layers import INIT_STD, Dropout, DropoutState, Embedding, LayerNorm, Linear
 from baremetal.nn.mlp import MLP
-from baremetal.nn.module import Module
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GPTConfig(LanguageModelConfig):
     """Keeps LayerNorm's division finite."""
 
 
-class Block(Module):
+class Block(ResidualBlock):
     """x + attention(norm(x)), then x + mlp(norm(x)): (B, T, width) -> (B, T, width)."""
 
     def __init__(
@@ -56,8 +56,8 @@ class Block(Module):
         self.dropout_2 = Dropout(config.dropout, state=dropout, layer=2 * index + 2)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
-        x = x + self.dropout_1(self.attention(self.norm_1(x), cache))
-        return x + self.dropout_2(self.mlp(self.norm_2(x)))
+        x = x + self.dropout_1(self.attend(x, cache))
+        return x + self.dropout_2(self.think(x))
 
 
 class GPT(LanguageModel):

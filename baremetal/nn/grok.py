@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baremetal.autograd import Tensor
+from baremetal.autograd import Tensor, checkpoint
 from baremetal.errors import BaremetalError
 from baremetal.nn.experts import Experts
 from baremetal.nn.language_model import IGNORE_INDEX
@@ -59,6 +59,20 @@ class GrokBlock(LlamaBlock):
             out_std=out_std,
         )
 
+    def think(self, x: Tensor) -> Tensor:
+        """experts(norm_2(x)); what experts compute is too much interwoven to leave parts out."""
+        return self.mlp(self.norm_2(x))
+
+    def recomputed(self, x: Tensor) -> Tensor:
+        """`forward`, of which only x is kept; the balance loss is a result, too."""
+
+        def both(x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.forward(x)
+            return y, self.mlp.take_balance_loss()
+
+        y, self.mlp.balance_loss = checkpoint(both)(x)
+        return y
+
 
 class Grok(Llama):
     """tokens (B, T) int -> logits (B, T, vocab_size), through experts."""
@@ -66,7 +80,7 @@ class Grok(Llama):
     block_type = GrokBlock
     is_static = False  # each router decides anew who computes what
     config: GrokConfig
-    blocks: list[GrokBlock]  # type: ignore[assignment]
+    blocks: list[GrokBlock]
 
     def loss(
         self, tokens: np.ndarray, targets: np.ndarray, total: np.ndarray | float | None = None

@@ -18,6 +18,7 @@ import numpy as np
 from baremetal.autograd import Parameter, Tensor, ops
 from baremetal.errors import BaremetalError
 from baremetal.nn.attention import check_heads
+from baremetal.nn.block import Recompute, ResidualBlock, check_policy
 from baremetal.nn.cache import KeyValueCache
 from baremetal.nn.module import Module
 
@@ -52,8 +53,27 @@ class LanguageModel(Module):
     is_static = True
     """Whether every step has the same launches, so that it can be captured (a router has not)."""
 
+    blocks: Sequence[ResidualBlock]
+
     def __init__(self, config: LanguageModelConfig) -> None:
         self.config = config
+
+    @property
+    def recompute(self) -> Recompute:
+        """What blocks compute again in backward, to keep less: "none", "selective" or "block".
+
+        The gradients are the same bits; `block.py` says what each policy keeps.
+
+        Raises:
+            BaremetalError: on assignment of another name.
+        """
+        return self.blocks[0].recompute
+
+    @recompute.setter
+    def recompute(self, policy: Recompute) -> None:
+        check_policy(policy)
+        for block in self.blocks:
+            block.recompute = policy
 
     @property
     def kv_heads(self) -> int:

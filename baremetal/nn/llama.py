@@ -13,6 +13,7 @@ import numpy as np
 from baremetal.autograd import Parameter, Tensor, ops
 from baremetal.errors import BaremetalError
 from baremetal.nn.attention import CausalSelfAttention, check_heads, rotary_tables
+from baremetal.nn.block import ResidualBlock
 from baremetal.nn.cache import KeyValueCache, LayerCache
 from baremetal.nn.language_model import LanguageModel, LanguageModelConfig
 from baremetal.nn.layers import INIT_STD, Embedding, Linear, RMSNorm
@@ -60,7 +61,7 @@ class LlamaConfig(LanguageModelConfig):
         return self.hidden or -(-8 * self.width // (3 * 16)) * 16
 
 
-class LlamaBlock(Module):
+class LlamaBlock(ResidualBlock):
     """x + attention(norm(x)), then x + swiglu(norm(x)): (B, T, width) -> (B, T, width)."""
 
     def __init__(
@@ -89,8 +90,8 @@ class LlamaBlock(Module):
         return SwiGLU(config.width, config.hidden_width, rng=rng, out_std=out_std)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
-        x = x + self.attention(self.norm_1(x), cache)
-        return x + self.mlp(self.norm_2(x))
+        x = x + self.attend(x, cache)
+        return x + self.think(x)
 
 
 class Llama(LanguageModel):

@@ -31,7 +31,15 @@ class MLP(Module):
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(ops.gelu(self.up(x), approximate=self.approximate))
+        return self.narrow(self.widen(x))
+
+    def widen(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., hidden), before the nonlinearity."""
+        return self.up(x)
+
+    def narrow(self, wide: Tensor) -> Tensor:
+        """The nonlinearity, and back: (..., hidden) -> (..., width)."""
+        return self.down(ops.gelu(wide, approximate=self.approximate))
 
 
 class SwiGLU(Module):
@@ -53,4 +61,12 @@ class SwiGLU(Module):
         self.down = Linear(hidden, width, rng=rng, bias=bias, std=out_std)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(ops.swiglu(self.gate_up(x)))
+        return self.narrow(self.widen(x))
+
+    def widen(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., 2 hidden), before the nonlinearity."""
+        return self.gate_up(x)
+
+    def narrow(self, wide: Tensor) -> Tensor:
+        """The nonlinearity, and back: (..., 2 hidden) -> (..., width)."""
+        return self.down(ops.swiglu(wide))

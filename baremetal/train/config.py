@@ -17,6 +17,7 @@ from typing import Any, Literal
 from baremetal.checkpoint.errors import plain_reason
 from baremetal.data.wording import did_you_mean
 from baremetal.errors import BaremetalError
+from baremetal.nn.block import Recompute
 from baremetal.optim.rates import ScheduleName
 
 LARGEST_RATE = 1e30  # beyond it a float32 update overflows whatever the gradient is
@@ -56,6 +57,9 @@ class TrainConfig:
     """Experts per block (moe only)."""
     active_experts: int = 2
     """Experts that each token visits (moe only)."""
+
+    recompute: Recompute = "none"
+    """What backward computes again to save memory: nothing, cheap activations, or whole blocks."""
 
     steps: int = 2000
     """Optimiser steps."""

@@ -14,17 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from baremetal.capture import arena_plot
+from baremetal.data.track import untracked
 from baremetal.errors import BaremetalError
 from baremetal.kernels.limits import measure_limits
+from baremetal.nn.block import Recompute
 from baremetal.trace import (
     RooflinePoint,
     format_bytes,
+    format_count,
     roofline_plot,
     summarise,
     summary_table,
     write_perfetto,
 )
 from baremetal.train.config import ModelName, OptimizerName, TrainConfig
+from baremetal.train.console import bar_when_slow
+from baremetal.train.recomputation import compare_policies, comparison_table
 from baremetal.train.trainer import Trainer
 
 
@@ -50,12 +55,16 @@ class InspectConfig:
     """Tokens per sample."""
     dropout: float = 0.0
     """Probability of zeroing an activation (gpt only)."""
+    recompute: Recompute = "none"
+    """What backward computes again to save memory: nothing, cheap activations, or whole blocks."""
     batch: int = 12
     """Samples per microbatch."""
     accumulate: int = 1
     """Microbatches per step."""
     optimizer: OptimizerName = "adamw"
     """Which update rule."""
+    compare_recompute: bool = False
+    """Also time a step under each --recompute, side by side: memory, FLOP and time of each."""
     folder: str = "inspection"
     """Where the files go (made if need be; files of the same names are replaced)."""
     json: bool = False
@@ -63,7 +72,8 @@ class InspectConfig:
 
     def train_config(self) -> TrainConfig:
         """The same as a training run of one step."""
-        options = {k: v for k, v in vars(self).items() if k not in ("folder", "json")}
+        own = ("compare_recompute", "folder", "json")
+        options = {k: v for k, v in vars(self).items() if k not in own}
         return TrainConfig(**options, steps=1)
 
 
@@ -72,7 +82,7 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
 
     Returns:
         A JSON-able object: `plan` (counts and bytes), `kernels` (the summary's rows), `limits` of
-        this machine, and `files`.
+        this machine, `recompute` (the comparison of policies, or None) and `files`.
 
     Raises:
         BaremetalError: the model cannot be captured, or the folder cannot be made.
@@ -100,6 +110,10 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
         roofline_plot(_points(summary), *limits, folder / "roofline.png", _title(config)),
         write_perfetto(trace, folder / "step.json"),
     ]
+    comparison = None
+    if config.compare_recompute:
+        track = untracked if config.json else bar_when_slow
+        comparison = compare_policies(trainer.config, trainer.data, track=track)
     memory = plan.memory
     return {
         "plan": {
@@ -113,6 +127,7 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
         },
         "kernels": summary,
         "limits": limits._asdict(),
+        "recompute": comparison,
         "files": [str(path) for path in files],
     }
 
@@ -120,15 +135,18 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
 def inspection_text(result: dict[str, Any]) -> str:
     """What a person reads of it."""
     plan = result["plan"]
+    comparison = result["recompute"]
     return "\n".join(
         [
-            f"one step: {plan['launches']} launches",
+            f"one step: {plan['launches']} launches, {format_count(plan['flops'])}FLOP, "
+            f"{format_bytes(plan['bytes'])} moved",
             f"memory: {plan['buffers']} buffers, {format_bytes(plan['total_bytes'])} in all, "
             f"{format_bytes(plan['planned_bytes'])} as planned, "
             f"{format_bytes(plan['bound_bytes'])} at least",
             "",
             summary_table(result["kernels"]),
             "",
+            *([] if comparison is None else [comparison_table(comparison), ""]),
             *(f"written: {path}" for path in result["files"]),
         ]
     )

@@ -92,6 +92,7 @@ class Trainer:
         self.data = build_data(config) if data is None else data
         vocab_size = self.data.tokenizer.vocab_size
         self.model = build_model(config, vocab_size) if model is None else model
+        self.model.recompute = config.recompute
         self.optimizer: Optimizer = build_optimizer(config, self.model)
         self.sampler = self.data.sampler(config.batch, config.seed, config.sampler)
         self.step = 0
@@ -164,6 +165,7 @@ class Trainer:
     def _explain_non_finite(self, first_sample: int) -> None:
         """Run the step's microbatches again, one by one, to find the culprit; then give up."""
         where = "but not when the step was repeated"
+        self.model.recompute = "none"  # the same numbers, each of them computed once
         for part in range(self.config.accumulate):
             number = first_sample // self.config.batch + part
             batch = self.sampler.batch_at(number)

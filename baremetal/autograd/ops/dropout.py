@@ -5,7 +5,6 @@ import numpy as np
 from baremetal.autograd.op import Context, op
 from baremetal.errors import BaremetalError
 from baremetal.kernels import dropout as kernels
-from baremetal.kernels.elementwise import copy
 
 
 @op(promotes="floating", constants=("state",))
@@ -23,8 +22,7 @@ def dropout(ctx: Context, x: np.ndarray, state: np.ndarray, *, p: float, layer: 
             "and a state of 3 int64 numbers: seed, step, first sample"
         )
     # The next microbatch writes its own sample number into `state` before our backward runs.
-    own_state = ctx.empty_like(state)
-    ctx.launch(copy, state, own_state)
+    own_state = ctx.snapshot(state)
     ctx.save(own_state)
     return _masked(ctx, x, own_state, p, layer)
 

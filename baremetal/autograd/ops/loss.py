@@ -53,8 +53,7 @@ def cross_entropy(
     ctx.device.check(partial(_check_range, rows.shape[1], ignore_index), targets)
     # A copy: were the caller to put the next batch into its array before our backward runs, the
     # kernel would write beside wrong targets, outside the row even, unchecked.
-    flat = ctx.empty((targets.size,), np.dtype(np.int64))
-    ctx.launch(element_kernels.copy, targets.reshape(-1), flat)
+    flat = ctx.snapshot(targets.reshape(-1), np.dtype(np.int64))
     # Of 16-bit logits too, for neither the count of the tokens nor the sum of their losses need
     # be a number of 16 bits; the loss (their quotient) is.
     wide = sums_in(rows.dtype) or rows.dtype
@@ -146,6 +145,4 @@ def _count(
         raise BaremetalError(
             f"cross_entropy: total has shape {total.shape}, expected one number of tokens"
         )
-    count = ctx.empty((), dtype)
-    ctx.launch(element_kernels.copy, total.reshape(()), count)
-    return count
+    return ctx.snapshot(total.reshape(()), dtype)
