@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from baremetal.capture import arena_plot
+from baremetal.capture.fusion import FusionRow, fusion_table
 from baremetal.errors import BaremetalError
 from baremetal.kernels.limits import measure_limits
 from baremetal.trace import (
@@ -26,6 +27,8 @@ from baremetal.trace import (
 )
 from baremetal.train.config import ModelName, OptimizerName, TrainConfig
 from baremetal.train.trainer import Trainer
+
+OWN = ("compare", "folder", "json")  # the options that are no training run's
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class InspectConfig:
     """Microbatches per step."""
     optimizer: OptimizerName = "adamw"
     """Which update rule."""
+    fuse: str = "all"
+    """Fusions: all, none, or names with commas between; see 'baremetal train --help'."""
+    compare: int = 0
+    """Rounds in which steps with and without each fusion are timed in turn; 0 for none."""
     folder: str = "inspection"
     """Where the files go (made if need be; files of the same names are replaced)."""
     json: bool = False
@@ -63,7 +70,7 @@ class InspectConfig:
 
     def train_config(self) -> TrainConfig:
         """The same as a training run of one step."""
-        options = {k: v for k, v in vars(self).items() if k not in ("folder", "json")}
+        options = {k: v for k, v in vars(self).items() if k not in OWN}
         return TrainConfig(**options, steps=1)
 
 
@@ -72,7 +79,8 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
 
     Returns:
         A JSON-able object: `plan` (counts and bytes), `kernels` (the summary's rows), `limits` of
-        this machine, and `files`.
+        this machine, `savings` by fusion, `fusions` (with and without each, if asked for), and
+        `files`.
 
     Raises:
         BaremetalError: the model cannot be captured, or the folder cannot be made.
@@ -100,6 +108,7 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
         roofline_plot(_points(summary), *limits, folder / "roofline.png", _title(config)),
         write_perfetto(trace, folder / "step.json"),
     ]
+    compared = trainer.captured.compare_fusions(config.compare) if config.compare else []
     memory = plan.memory
     return {
         "plan": {
@@ -113,6 +122,8 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
         },
         "kernels": summary,
         "limits": limits._asdict(),
+        "savings": [saving._asdict() for saving in plan.savings],
+        "fusions": [row._asdict() for row in compared],
         "files": [str(path) for path in files],
     }
 
@@ -126,12 +137,23 @@ def inspection_text(result: dict[str, Any]) -> str:
             f"memory: {plan['buffers']} buffers, {format_bytes(plan['total_bytes'])} in all, "
             f"{format_bytes(plan['planned_bytes'])} as planned, "
             f"{format_bytes(plan['bound_bytes'])} at least",
+            *(
+                f"{row['fusion']}: {row['launches']} launches, "
+                f"{format_bytes(row['size_bytes'])} of traffic saved"
+                for row in result["savings"]
+            ),
             "",
             summary_table(result["kernels"]),
             "",
+            *_comparison(result["fusions"]),
             *(f"written: {path}" for path in result["files"]),
         ]
     )
+
+
+def _comparison(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of fusions, if there is one."""
+    return [fusion_table([FusionRow(**row) for row in rows]), ""] if rows else []
 
 
 def _title(config: InspectConfig) -> str:
