@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from baremetal.capture import arena_plot
+from baremetal.capture.fusion import FusionRow, fusion_table
 from baremetal.data.track import untracked
 from baremetal.errors import BaremetalError
 from baremetal.kernels.limits import measure_limits
@@ -31,6 +32,13 @@ from baremetal.train.config import ModelName, OptimizerName, TrainConfig
 from baremetal.train.console import bar_when_slow
 from baremetal.train.recomputation import compare_policies, comparison_table
 from baremetal.train.trainer import Trainer
+
+OWN = (
+    "compare_fuse",
+    "compare_recompute",
+    "folder",
+    "json",
+)  # the options that are no training run's
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,10 @@ class InspectConfig:
     """Which update rule."""
     compare_recompute: bool = False
     """Also time a step under each --recompute, side by side: memory, FLOP and time of each."""
+    fuse: str = "all"
+    """Fusions: all, none, or names with commas between; see 'baremetal train --help'."""
+    compare_fuse: int = 0
+    """Rounds in which steps with and without each fusion are timed in turn; 0 for none."""
     folder: str = "inspection"
     """Where the files go (made if need be; files of the same names are replaced)."""
     json: bool = False
@@ -72,8 +84,7 @@ class InspectConfig:
 
     def train_config(self) -> TrainConfig:
         """The same as a training run of one step."""
-        own = ("compare_recompute", "folder", "json")
-        options = {k: v for k, v in vars(self).items() if k not in own}
+        options = {k: v for k, v in vars(self).items() if k not in OWN}
         return TrainConfig(**options, steps=1)
 
 
@@ -82,7 +93,8 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
 
     Returns:
         A JSON-able object: `plan` (counts and bytes), `kernels` (the summary's rows), `limits` of
-        this machine, `recompute` (the comparison of policies, or None) and `files`.
+        this machine, `recompute` (the comparison of policies, or None), `savings` by fusion,
+        `fusions` (with and without each, if asked for), and `files`.
 
     Raises:
         BaremetalError: the model cannot be captured, or the folder cannot be made.
@@ -114,6 +126,8 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
     if config.compare_recompute:
         track = untracked if config.json else bar_when_slow
         comparison = compare_policies(trainer.config, trainer.data, track=track)
+    rounds = config.compare_fuse
+    compared = trainer.captured.compare_fusions(rounds) if rounds else []
     memory = plan.memory
     return {
         "plan": {
@@ -128,6 +142,8 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
         "kernels": summary,
         "limits": limits._asdict(),
         "recompute": comparison,
+        "savings": [saving._asdict() for saving in plan.savings],
+        "fusions": [row._asdict() for row in compared],
         "files": [str(path) for path in files],
     }
 
@@ -143,13 +159,24 @@ def inspection_text(result: dict[str, Any]) -> str:
             f"memory: {plan['buffers']} buffers, {format_bytes(plan['total_bytes'])} in all, "
             f"{format_bytes(plan['planned_bytes'])} as planned, "
             f"{format_bytes(plan['bound_bytes'])} at least",
+            *(
+                f"{row['fusion']}: {row['launches']} launches, "
+                f"{format_bytes(row['size_bytes'])} of traffic saved"
+                for row in result["savings"]
+            ),
             "",
             summary_table(result["kernels"]),
             "",
             *([] if comparison is None else [comparison_table(comparison), ""]),
+            *_comparison(result["fusions"]),
             *(f"written: {path}" for path in result["files"]),
         ]
     )
+
+
+def _comparison(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of fusions, if there is one."""
+    return [fusion_table([FusionRow(**row) for row in rows]), ""] if rows else []
 
 
 def _title(config: InspectConfig) -> str:
