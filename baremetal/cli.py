@@ -12,7 +12,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -362,23 +362,27 @@ def _bench_step(arguments: Sequence[str]) -> int:
         """Time one training step, ours beside the peers', interleaved in one run."""
 
         model: str = "small"
-        """tiny, small, medium or large."""
+        """micro (batch 1), micro-100 (batch 100), tiny, small, medium or large."""
         against: str = "baremetal.eager,torch"
-        """Separated by commas: baremetal.eager, torch, torch.compile, jax, jax.scan; or empty."""
+        """Separated by commas: baremetal.native, baremetal.eager, baremetal.reference, torch,
+        torch.compile, jax, jax.scan; or empty."""
         rounds: int = 10
         """How often the contenders take turns."""
-        steps: int = 10
-        """Steps per turn."""
+        steps: int = 0
+        """Steps per turn; 0: as many as take --seconds."""
+        seconds: float = 0.3
+        """How long a turn lasts (one step at least)."""
         threads: int = 0
         """Threads for every contender; 0 means all usable cores."""
         json: bool = False
         """Print one JSON object."""
 
     given = _parse(Options, "bench", arguments)
-    result = compare_steps(
-        find_size(given.model), _names(given.against), rounds=given.rounds, steps=given.steps,
-        threads=given.threads or usable_cores(),
-    )  # fmt: skip
+    with _status() as say:
+        result = compare_steps(
+            find_size(given.model), _names(given.against), rounds=given.rounds, steps=given.steps,
+            seconds=given.seconds, threads=given.threads or usable_cores(), progress=say,
+        )  # fmt: skip
     if given.json:
         _print_json(result)
     else:
@@ -420,6 +424,15 @@ def _bench_train(arguments: Sequence[str]) -> int:
     else:
         print(race_table(result))
     return 0
+
+
+@contextlib.contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A line on a terminal (disable=None: and only there) that says what is being done."""
+    from tqdm import tqdm
+
+    with tqdm(disable=None, leave=False, bar_format="{desc} [{elapsed}]") as bar:
+        yield bar.set_description_str
 
 
 def _names(text: str) -> list[str]:
