@@ -1,7 +1,6 @@
 """The MLP on two moons in JAX: hinge loss and SGD."""
 
 import jax
-import jax.numpy as jnp
 
 from baremetal.bench.step import two_moons
 

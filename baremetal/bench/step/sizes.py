@@ -12,6 +12,7 @@ the sources).
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 
 from baremetal.errors import BaremetalError
 
@@ -92,7 +93,7 @@ class MLPSize(StepSize):
 
     @property
     def parameters(self) -> int:
-        return sum(i * o + o for i, o in zip(self.widths, self.widths[1:], strict=False))
+        return sum(i * o + o for i, o in pairwise(self.widths))
 
     @property
     def flops_per_step(self) -> int:

@@ -8,6 +8,8 @@ demo also adds 1e-4 times the sum of squares to the loss and lowers its learning
 step; both are left out here, for all contenders.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from baremetal.autograd import Tensor, ops
@@ -24,7 +26,7 @@ class MoonMLP(Module):
     def __init__(self, widths: tuple[int, ...], *, rng: np.random.Generator) -> None:
         self.layers = [
             Linear(inputs, outputs, rng=rng, std=inputs**-0.5)
-            for inputs, outputs in zip(widths, widths[1:], strict=False)
+            for inputs, outputs in pairwise(widths)
         ]
 
     def forward(self, x: Tensor) -> Tensor:
