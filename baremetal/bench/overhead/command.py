@@ -58,9 +58,14 @@ def run_overhead(
         for name in against:
             check_peer(name, CONTENDERS)
         chosen = [*models, *(["large"] if large and "large" not in models else [])]
-        curve = _measure(chosen, against, rounds, seconds, threads, note)
-        if target:
-            write_atomically(Path(target), (json.dumps(curve, indent=1) + "\n").encode())
+
+        def keep(curve: dict[str, Any]) -> None:
+            if target:
+                write_atomically(Path(target), (json.dumps(curve, indent=1) + "\n").encode())
+
+        curve = _measure(
+            chosen, against, rounds=rounds, seconds=seconds, threads=threads, note=note, keep=keep
+        )
     if picture:
         draw_curve(curve, picture)
     if as_json:
@@ -74,12 +79,7 @@ def run_overhead(
 
 
 def _measure(
-    models: Sequence[str],
-    against: Sequence[str],
-    rounds: int,
-    seconds: float,
-    threads: int,
-    note: str,
+    models: Sequence[str], against: Sequence[str], *, rounds: int, **options: Any
 ) -> dict[str, Any]:
     from tqdm import tqdm
 
@@ -91,10 +91,7 @@ def _measure(
             bar.set_description_str(what)
             bar.update()
 
-        return measure_curve(
-            models, against, rounds=rounds, seconds=seconds, threads=threads, note=note,
-            progress=tell,
-        )  # fmt: skip
+        return measure_curve(models, against, rounds=rounds, progress=tell, **options)
 
 
 def _check_save(path: str) -> None:

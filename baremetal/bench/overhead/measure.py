@@ -10,14 +10,15 @@ from datetime import date
 from importlib import metadata
 from typing import Any
 
+from baremetal.bench.machine import describe_machine
 from baremetal.bench.overhead.launches import measure_launches
 from baremetal.bench.step.compare import check_counts, compare_steps
 from baremetal.bench.step.sizes import find_size
 
 MODELS = ("micro", "micro-100", "tiny", "small", "medium")
 AGAINST = ("baremetal.native", "baremetal.eager", "torch", "torch.compile", "jax", "jax.scan")
-# A scan removes the price of a call, which is nothing beside a step of milliseconds.
-SCANNED = ("micro", "micro-100", "tiny")
+# A scan removes the price of a call, which is nothing beside a step of many milliseconds.
+SCANNED = ("micro", "micro-100", "tiny", "small")
 PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "torch", "jax")
 
 Progress = Callable[[str], None]
@@ -32,6 +33,7 @@ def measure_curve(
     threads: int,
     note: str = "",
     progress: Progress = lambda what: None,
+    keep: Callable[[dict[str, Any]], None] = lambda curve: None,
 ) -> dict[str, Any]:
     """Run the step benchmark for each size; returns one JSON-able object.
 
@@ -41,31 +43,33 @@ def measure_curve(
         rounds, seconds, threads: of each run, see `compare_steps`.
         note: kept with the result: what a reader must know of how it was measured.
         progress: told what comes next, `announcements` times.
+        keep: given the curve so far after each size, so that an interruption loses little.
 
     Raises:
         BaremetalError: as `compare_steps` does; before anything is measured, if it can be known.
     """
     sizes = [find_size(name) for name in models]
     check_counts(rounds, 0, seconds)
-    results = [
-        compare_steps(
-            size, contenders_for(size.name, against), rounds=rounds, seconds=seconds,
-            threads=threads, progress=progress,
-        )
-        for size in sizes
-    ]  # fmt: skip
-    machines = [result.pop("machine") for result in results]
     progress("launches of one element")
-    return {
+    curve: dict[str, Any] = {
         "date": date.today().isoformat(),
         "note": note,
         "threads": threads,
         "rounds": rounds,
-        "models": results,
+        "models": [],
         "launches": measure_launches(),
-        "machine": machines[0],
+        "machine": describe_machine(),
         "versions": versions(),
     }
+    for size in sizes:
+        result = compare_steps(
+            size, contenders_for(size.name, against), rounds=rounds, seconds=seconds,
+            threads=threads, progress=progress,
+        )  # fmt: skip
+        del result["machine"]  # the same for all
+        curve["models"].append(result)
+        keep(curve)
+    return curve
 
 
 def contenders_for(model: str, against: Sequence[str]) -> list[str]:

@@ -1,13 +1,19 @@
-"""The overhead curve as a picture: speed-up above, share of the machine's rate below.
+"""The overhead curve as a picture: times, ratios, and shares of the machine's rate.
 
-Both over the FLOP of one step, on logarithmic axes: where a fixed cost is all there is, speed-up is
-a level line at the ratio of the fixed costs; where work takes over, it falls towards 1.
+All over the FLOP of one step, on logarithmic axes. Above, the median steps and what was fitted to
+them: where a line is level, the fixed cost is all there is. In the middle the ratios to our step:
+level where fixed costs meet fixed costs, falling where work takes over. Below, how much of the rate
+of NumPy's matrix product each step reaches.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from baremetal.bench.overhead import reading
+from baremetal.bench.overhead.amdahl import step_time_s
 from baremetal.trace import style
 from baremetal.trace.labels import spread
 
@@ -15,8 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HEIGHT_IN = 8.0
+HEIGHT_IN = 11.0
 MARKERS = "osD^vP*X"
+Value = Callable[[dict[str, Any], str], float | None]  # of a size's result, of a contender
 
 
 def draw_curve(curve: dict[str, Any], path: str | Path) -> Path:
@@ -32,59 +39,77 @@ def curve_figure(curve: dict[str, Any]) -> "Figure":
     size_in = (style.WIDTH_IN, HEIGHT_IN)
     figure = Figure(figsize=size_in, dpi=style.DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    times, ratios, shares = figure.subplots(3, 1, sharex=True)
     names, own = reading.contenders(curve), reading.ours(curve)
-    colours = {name: style.colour(i) for i, name in enumerate(names)}
-    _panel(upper, curve, [n for n in names if n != own], colours, reading_of="speed_up")
-    _panel(lower, curve, names, colours, reading_of="share")
-    upper.axhline(1.0, color=style.MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
-    style.caption(upper, f"How many times longer a step takes than with {own}", "", "ratio")
+    _draw_fits(times, curve, names)
+    ends = [
+        _draw_lines(times, curve, names, reading.step_s, line=not reading.fits(curve)),
+        _draw_lines(
+            ratios, curve, [n for n in names if n != own],
+            lambda result, name: reading.speed_up(curve, result, name),
+        ),
+        _draw_lines(shares, curve, names, reading.share),
+    ]  # fmt: skip
+    ratios.axhline(1.0, color=style.MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
+    style.caption(times, "Median step (points), fixed cost and work (lines)", "", "seconds")
+    style.caption(ratios, f"How many times longer than {own}", "", "ratio")
     style.caption(
-        lower, "Share of the rate of NumPy's matrix product", "model FLOP of one step",
-        "model FLOP/s over that rate",
-    )  # fmt: skip
-    _name_sizes(upper, curve)
-    for axes in (upper, lower):
+        shares, "Share of the rate of NumPy's matrix product", "model FLOP of one step", "share"
+    )
+    for axes in (times, ratios, shares):
+        axes.margins(x=0.04, y=0.1)
         style.log_ticks(axes, "y")
-    style.log_ticks(lower, "x")
+    style.log_ticks(shares, "x")
+    _name_sizes(times, curve)
+    for axes, named in zip((times, ratios, shares), ends, strict=True):
+        _name_ends(axes, named, names)
     return figure
 
 
-def _panel(
-    axes: "Axes", curve: dict[str, Any], names: list[str], colours: dict[str, str], reading_of: str
-) -> None:
-    """One line for each contender, named at its right end."""
+def _draw_lines(
+    axes: "Axes", curve: dict[str, Any], names: list[str], value: Value, line: bool = True
+) -> list[tuple[str, float, float]]:
+    """A mark for each size, and a line through them; returns names and last points."""
     style.dress(axes)
     axes.set_xscale("log")
     axes.set_yscale("log")
     ends = []
-    for i, name in enumerate(names):
-        points = []
+    for name in names:
+        x, y = [], []
         for result in curve["models"]:
-            value = (
-                reading.speed_up(curve, result, name)
-                if reading_of == "speed_up"
-                else reading.share(result, name)
-            )
-            if value is not None:
-                points.append((result["flops_per_step"], value))
-        x, y = zip(*points, strict=True)
+            found = value(result, name)
+            if found is not None:
+                x.append(result["flops_per_step"])
+                y.append(found)
+        number = reading.contenders(curve).index(name)
+        dashes = ("--" if name == "jax.scan" else "-") if line else "none"
         axes.plot(
-            x, y, color=colours[name], linewidth=1.8, marker=MARKERS[i % len(MARKERS)],
-            markersize=5, linestyle="--" if name == "jax.scan" else "-",
+            x, y, color=style.colour(number), linewidth=1.8, linestyle=dashes, markersize=5,
+            marker=MARKERS[number % len(MARKERS)],
         )  # fmt: skip
         ends.append((name, x[-1], y[-1]))
-    axes.margins(x=0.05, y=0.1)
-    _name_ends(axes, ends, colours)
+    return ends
 
 
-def _name_ends(axes: "Axes", ends: list[tuple[str, float, float]], colours: dict[str, str]) -> None:
+def _draw_fits(axes: "Axes", curve: dict[str, Any], names: list[str]) -> None:
+    for fit in reading.fits(curve):
+        work = [r["flops_per_step"] for r in curve["models"] if r["model"] in fit["models"]]
+        x = np.geomspace(min(work), max(work), 100)
+        numbers = [fit[key] for key in ("fixed_s", "top_rate_flops", "top_flops", "rise")]
+        axes.plot(
+            x, [step_time_s(flops, *numbers) for flops in x], linewidth=1.2,
+            color=style.colour(names.index(fit["name"])),
+            linestyle="--" if fit["name"] == "jax.scan" else "-",
+        )  # fmt: skip
+
+
+def _name_ends(axes: "Axes", ends: list[tuple[str, float, float]], names: list[str]) -> None:
     """Names right of the axes, level with the last points as far as there is room."""
     renderer = style.settle(axes)
     notes = [
         axes.annotate(
             name, xy=(1.0, 0.5), xycoords="axes fraction", xytext=(6, 0),
-            textcoords="offset points", color=style.as_ink(colours[name]),
+            textcoords="offset points", color=style.as_ink(style.colour(names.index(name))),
             fontsize=style.SMALL_PT, va="center", annotation_clip=False,
         )
         for name, _, _ in ends
@@ -98,7 +123,7 @@ def _name_ends(axes: "Axes", ends: list[tuple[str, float, float]], colours: dict
 
 
 def _name_sizes(axes: "Axes", curve: dict[str, Any]) -> None:
-    """The models' names along the lower edge of the upper panel."""
+    """The models' names along the lower edge."""
     for result in curve["models"]:
         axes.annotate(
             result["model"], (result["flops_per_step"], 0.0), (0, 4),

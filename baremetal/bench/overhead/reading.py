@@ -2,7 +2,7 @@
 
     speed-up      a contender's median step over that of the reference contender
     share         model FLOP per second over the best rate of NumPy's matrix product in that run
-    fixed cost    fitted over all sizes of a contender (`amdahl.py`)
+    fixed cost    fitted over all sizes of a contender, at least four (`amdahl.py`)
 
 The reference contender is our natively compiled step where it was measured, else the replayed one.
 """

@@ -74,11 +74,13 @@ def _fits(curve: dict[str, Any]) -> list[str]:
     columns = [
         Column("name", "contender"),
         Column("fixed_s", "fixed cost", format_seconds),
-        Column("rate_flops", "rate of the rest", format_rate, align=">"),
+        Column("top_rate_flops", "top rate", format_rate, align=">"),
+        Column("rise", "rise", ".2f"),
         Column("residuals", "measured over fitted"),
     ]
     return [
-        "Amdahl: a step = fixed + FLOP / rate, fitted to the logarithms of the medians",
+        "Amdahl: a step = fixed + FLOP / rate, where the rate rises to the top rate at the largest",
+        "size as FLOP^rise; fitted to the logarithms of the medians",
         "",
         table(rows, columns),
         "",

@@ -18,7 +18,6 @@ from baremetal.bench.step import two_moons
 from baremetal.bench.step.sizes import GPTSize, MLPSize, StepSize
 from baremetal.bench.step.turns import Run
 from baremetal.capture import capture
-from baremetal.errors import BaremetalError
 from baremetal.nn import GPT, GPTConfig, Module
 from baremetal.optim import SGD, AdamW, decay_groups
 
@@ -100,11 +99,7 @@ def _moon_step(model: two_moons.MoonMLP, device: Device) -> Callable[[Any, Any],
 
 
 def make_our_run(contender: str, size: StepSize, threads: int) -> Run:
-    """The training loop of one of our four contenders.
-
-    Raises:
-        BaremetalError: this version has no such level of capture.
-    """
+    """The training loop of one of our four contenders."""
     from baremetal.kernels.native.pool import POOL
 
     POOL.set_threads(threads)
@@ -125,19 +120,4 @@ def _in_its_way(contender: str, size: StepSize) -> Callable[[Any, Any], Tensor]:
     step = make_step(size)
     if contender == "baremetal.eager":
         return step
-    return capture(step) if contender == "baremetal" else capture_natively(step)
-
-
-def capture_natively(step: Callable[..., Any]) -> Callable[..., Any]:
-    """`capture` at level 2.
-
-    Raises:
-        BaremetalError: this version of the library has no level 2.
-    """
-    options: dict[str, Any] = {"level": "native"}
-    try:
-        return capture(step, **options)
-    except TypeError:
-        raise BaremetalError(
-            "this version compiles no whole steps: leave out baremetal.native"
-        ) from None
+    return capture(step, level="native" if contender == "baremetal.native" else "replay")

@@ -8,7 +8,6 @@ import sys
 from baremetal.bench.contender import serve
 from baremetal.bench.step.sizes import StepSize, find_size
 from baremetal.bench.step.turns import Run, Turns
-from baremetal.errors import BaremetalError
 
 SHORTEST_SCAN = 4  # steps: with one it would be the jitted step
 
@@ -39,10 +38,7 @@ def main() -> None:
     contender, size_name, threads = sys.argv[1:]
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints must not mix with the answers
-    try:
-        turns = make_turns(contender, find_size(size_name), int(threads))
-    except BaremetalError as error:
-        sys.exit(f"{contender}: {error}")
+    turns = make_turns(contender, find_size(size_name), int(threads))
     serve(contender, turns.handle, answers)
 
 
