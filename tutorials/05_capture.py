@@ -615,9 +615,9 @@ else:
 print(step_table(micro))
 
 # %% [markdown]
-# Read the last row first. In a scan, JAX needs about a microsecond for the step: what it compiled is
-# as lean as anybody's. What takes many times as long is calling it. So say it precisely: *against a
-# jitted step called in a loop, as training loops are written*.
+# Read the last row first. In a scan, JAX needs about a microsecond for the step: what it compiled
+# is as lean as anybody's. What takes many times as long is calling it. So say it precisely:
+# *against a jitted step called in a loop, as training loops are written*.
 #
 # Now all sizes, with PyTorch. This is always the recorded run.
 

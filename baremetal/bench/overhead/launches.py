@@ -5,8 +5,8 @@
     one by one    packed beforehand, called from Python
     replay        the table of a captured step, walked by compiled code (level 1)
 
-And once, before the first replay, for each launch: writing it down, planning its memory, binding it
-to addresses. (Between the first two stands one full garbage collection, whatever the step's size.)
+And once, for each launch, the first call, which runs it, writes it down, plans its memory and binds
+it to addresses; the last two also by themselves.
 """
 
 import time
@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from baremetal.autograd import CPU
-from baremetal.capture.plan import make_plan
-from baremetal.capture.recording import record
+from baremetal.capture import Lifetime, capture, plan_arena
 from baremetal.capture.replay import Replay
 from baremetal.kernels.elementwise import add
 from baremetal.kernels.limits import best_time_s
@@ -66,8 +65,8 @@ def measure_launches(count: int = 1000, budget_s: float = 0.2) -> dict[str, Any]
     }
 
 
-def _prepare(chain: Any, first: np.ndarray) -> tuple[Replay, dict[str, float]]:
-    """The replay of a chain of launches, and the seconds that each stage of making it took."""
+def _prepare(chain: Callable[..., Any], first: np.ndarray) -> tuple[Replay, dict[str, float]]:
+    """The replay of a chain of launches, and the seconds that making it took."""
     chain(first)  # compiles
     once_s: dict[str, float] = {}
 
@@ -77,10 +76,11 @@ def _prepare(chain: Any, first: np.ndarray) -> tuple[Replay, dict[str, float]]:
         once_s[name] = time.perf_counter() - start
         return result
 
-    _, recording = timed("recording", lambda: record(chain, (first,), CPU))
-    recording.find_kept()
-    plan = timed("planning", lambda: make_plan(recording))
-    replay = timed("binding", lambda: Replay(plan))
+    step = capture(chain)
+    timed("first call, in all", lambda: step(first))
+    lifetimes = [Lifetime(b.size_bytes, b.first, b.last) for b in step.plan.transient]
+    timed("planning memory", lambda: plan_arena(lifetimes))
+    replay = timed("binding", lambda: Replay(step.plan))
     return replay, once_s
 
 

@@ -51,19 +51,33 @@ def curve_figure(curve: dict[str, Any]) -> "Figure":
         _draw_lines(shares, curve, names, reading.share),
     ]  # fmt: skip
     ratios.axhline(1.0, color=style.MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
-    style.caption(times, "Median step (points), fixed cost and work (lines)", "", "seconds")
-    style.caption(ratios, f"How many times longer than {own}", "", "ratio")
+    style.caption(times, "Median step (points), fitted fixed cost and work (lines)", "", "")
+    style.caption(ratios, f"How many times longer than {own}", "", "")
     style.caption(
-        shares, "Share of the rate of NumPy's matrix product", "model FLOP of one step", "share"
+        shares, "Share of the rate of NumPy's matrix product", "model FLOP of one step", ""
     )
-    for axes in (times, ratios, shares):
+    for axes, form in ((times, _seconds), (ratios, "{x:g}x"), (shares, _percent)):
         axes.margins(x=0.04, y=0.1)
         style.log_ticks(axes, "y")
+        axes.yaxis.set_major_formatter(form)
     style.log_ticks(shares, "x")
     _name_sizes(times, curve)
     for axes, named in zip((times, ratios, shares), ends, strict=True):
         _name_ends(axes, named, names)
     return figure
+
+
+def _seconds(value: float, _: int) -> str:
+    """A tick: 100 us, 1 ms, 10 s."""
+    for below, times, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
+        if value < 0.999 * below:
+            return f"{value * times:.4g} {unit}"
+    return f"{value:g} s"
+
+
+def _percent(value: float, _: int) -> str:
+    """A tick: 0.01 %, 100 %."""
+    return f"{100 * value:.4g} %"
 
 
 def _draw_lines(

@@ -7,7 +7,7 @@ from baremetal.bench.overhead import reading
 from baremetal.bench.overhead.launches import launches_text
 from baremetal.bench.step.report import SCAN_REMARK
 from baremetal.trace.tables import Column, table
-from baremetal.trace.units import format_percent, format_rate, format_seconds
+from baremetal.trace.units import format_rate, format_seconds
 
 
 def curve_text(curve: dict[str, Any]) -> str:
@@ -29,7 +29,7 @@ def curve_text(curve: dict[str, Any]) -> str:
             "",
             "share of the rate of NumPy's matrix product",
             "",
-            _by_model(curve, names, reading.share, format_percent),
+            _by_model(curve, names, reading.share, lambda share: f"{100 * share:.2g} %"),
             "",
             *_fits(curve),
             launches_text(curve["launches"]),
