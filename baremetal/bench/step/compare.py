@@ -7,6 +7,8 @@ So every contender runs in a process of its own, and they take turns in short ro
 
 each figure is the median over all of a contender's blocks of steps (`turns.py` says what a block
 is and when the clock stops), and what is reported first is the ratio of the peer's median to ours.
+NumPy's matrix product takes its turn in every round, and the best of its rates is the yardstick of
+the shares.
 The contenders do the same arithmetic from the same weights on the same data, and that is checked:
 their first losses must agree.
 
@@ -84,6 +86,7 @@ def compare_steps(
         check_peer(name, CONTENDERS)
     names = list(dict.fromkeys(["baremetal", *against]))
     contenders: list[StepContender] = []
+    rates: list[float] = []
     try:
         for name in names:  # one by one: should a later one fail, the earlier are closed
             progress(f"{size.name}: {name} starts")
@@ -96,10 +99,11 @@ def compare_steps(
             for contender in contenders:
                 progress(f"{size.name}: round {number + 1} of {rounds}, {contender.name}")
                 contender.turn(steps, seconds)
+            rates.append(_matmul_rate(threads))
     finally:
         for contender in contenders:
             contender.close()
-    return _report(size, contenders, threads)
+    return _report(size, contenders, threads, max(rates))
 
 
 def check_counts(rounds: int, steps: int, seconds: float) -> None:
@@ -126,11 +130,21 @@ def _check_losses(contenders: Sequence[StepContender]) -> None:
             )
 
 
-def _report(size: StepSize, contenders: Sequence[StepContender], threads: int) -> dict[str, Any]:
-    from baremetal.bench.machine import describe_machine
+def _matmul_rate(threads: int) -> float:
+    """FLOP/s of NumPy's matrix product with as many threads; it takes its turn as all others do."""
+    from threadpoolctl import threadpool_limits
+
     from baremetal.kernels.limits import measure_numpy_matmul_rate
 
-    gemm_rate = measure_numpy_matmul_rate()
+    with threadpool_limits(threads, user_api="blas"):
+        return measure_numpy_matmul_rate(budget_s=0.1)
+
+
+def _report(
+    size: StepSize, contenders: Sequence[StepContender], threads: int, gemm_rate: float
+) -> dict[str, Any]:
+    from baremetal.bench.machine import describe_machine
+
     ours_s = statistics.median(contenders[0].times_s)
     rows = []
     for contender in contenders:
