@@ -14,12 +14,14 @@ import numpy as np
 from lesson import agree, check, finish, quote, show, time_s  # tutorials/lesson.py, beside this
 from numba import njit
 
+from baremetal import set_num_threads
 from baremetal.autograd import CPU, AutogradError, Tensor
 from baremetal.bench.machine import usable_cores
 from baremetal.bench.overhead import reading
 from baremetal.bench.overhead.launches import launches_text, measure_launches
 from baremetal.bench.overhead.picture import curve_figure
 from baremetal.bench.step.compare import compare_steps
+from baremetal.bench.step.ours import make_step
 from baremetal.bench.step.report import step_table
 from baremetal.bench.step.sizes import find_size
 from baremetal.bench.step.two_moons import MoonMLP, make_moons
@@ -32,6 +34,7 @@ from baremetal.trace import Line, format_seconds, line_figure, style, table
 
 rng = np.random.default_rng(5)
 F = np.float32
+set_num_threads(1)  # as in lesson 4: takes the same time whatever else your machine does
 
 # %% [markdown]
 # ## What you will be able to do
@@ -174,8 +177,9 @@ for what, seconds in (
     print(f"{what:<36} {format_seconds(seconds):>8}  {seconds / eager_s:4.0%}")
 
 # %% [markdown]
-# Typically more than half is the tape and the modules, a third is packing, and all kernels
-# together, called from Python, are less than a tenth. None of the first two is needed twice.
+# Typically more than half is the tape and the modules, more than a third is packing, and all
+# kernels together, called from Python, are less than a tenth. Neither of the first two is needed
+# twice.
 #
 # ### A list, written at the door
 #
@@ -558,6 +562,43 @@ check(
 # long.
 
 # %% [markdown]
+# **Checkpoint 5: where it fades.** A GPT's launches are of another kind, so take $o$ from the
+# smallest GPT of the benchmark. The next one has a context four times as long, a width four times
+# as large and three times as many samples: its launches are full of work. You know how many there
+# are and how long the replay takes. What share of its *eager* step, in percent, is overhead?
+
+
+# %%
+def gpt_times(name):
+    """Launches of a step, seconds of it eagerly, and replayed."""
+    size = find_size(name)
+    run = make_step(size)
+    batch = rng.integers(0, size.vocab_size, (2, size.batch, size.context))
+    replayed = capture(run)
+    replayed(*batch)
+    times_s = time_s(lambda: run(*batch), 1.0), time_s(lambda: replayed(*batch), 1.0)
+    return len(replayed.plan.launches), *times_s
+
+
+tiny, tiny_eager_s, tiny_replay_s = gpt_times("tiny")
+small, small_eager_s, small_replay_s = gpt_times("small")
+o_s = (tiny_eager_s - tiny_replay_s) / tiny
+prediction = 100 * small * o_s / (small * o_s + small_replay_s)  # your number here
+
+print(f"{tiny} launches, then {small}; {format_seconds(o_s)} for each")
+check(
+    "overhead in an eager step of the small GPT",
+    prediction,
+    100 * (1 - small_replay_s / small_eager_s),
+    "%",
+    factor=1.7,
+    timed=True,
+    miss="eager execution also takes its memory anew, which costs more for large arrays than for "
+    "small ones; or the machine was busy during one of the four measurements",
+)
+print(f"in the tiny one it is {100 * (1 - tiny_replay_s / tiny_eager_s):.0f} %")
+
+# %% [markdown]
 # ## Look
 #
 # Where the microseconds go, in one step of the MLP:
@@ -646,9 +687,10 @@ print(f"time of a step over that of {reading.ours(curve)}\n")
 print(table(rows, ["model", "FLOP a step", *peers]))
 show(
     curve_figure(curve),
-    "Above, the slope of the first picture of this lesson, now measured: far apart on the left, "
-    "close together on the right, where all contenders wait for the same matrix products. Below, "
-    "how much of the rate of those each reaches.",
+    "Above, the steps themselves: where a line is level, the fixed cost is all there is. In the "
+    "middle the slope of the first picture of this lesson, now measured: far apart on the left, "
+    "close together on the right, where all wait for the same matrix products. Below, how much of "
+    "the rate of those each reaches.",
 )
 print(
     "renew it: baremetal bench overhead --save FILE; read it: baremetal bench overhead --from FILE"
@@ -656,7 +698,8 @@ print(
 
 # %% [markdown]
 # Amdahl's reading of the same curve: fit $T = \text{fixed} + \text{FLOP} / \text{rate}$ to each
-# contender, so that every size counts alike.
+# contender, so that every size counts alike, with a rate that may rise with the size, for small
+# matrices are slower per FLOP than large ones (`baremetal/bench/overhead/amdahl.py`).
 
 # %%
 fits = reading.fits(curve)
@@ -774,7 +817,6 @@ def loop():
 scan_s = time_s(lambda: scan(words, door.memory, x_at, y_at, points, labels)) / 100
 loop_s = time_s(loop) / 100
 print(f"called {format_seconds(loop_s)} a step, scanned {format_seconds(scan_s)}")
-assert scan_s < loop_s
 # What it saves is Python's two copies and one call: about a microsecond, because that is all that
 # there is between two steps here. In JAX's call there are some ten of them to be saved.
 
