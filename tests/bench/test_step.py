@@ -101,11 +101,11 @@ def test_what_comes_next_is_told(fake):
 
 
 def test_losses_that_differ_are_refused_and_everything_is_closed(fake):
-    fake.losses_of = fake.losses_of | {"torch": [loss * 1.01 for loss in LOSSES]}
+    fake.losses_of = fake.losses_of | {"torch": [loss * 1.00003 for loss in LOSSES]}
     with pytest.raises(BaremetalError, match="losses of 'torch' differ from ours"):
         run()
     assert fake.log[-2:] == [("close", "baremetal"), ("close", "torch")]
-    fake.losses_of = fake.losses_of | {"torch": [loss * 1.0001 for loss in LOSSES]}
+    fake.losses_of = fake.losses_of | {"torch": [loss * 1.000001 for loss in LOSSES]}
     run()  # rounding in another order is no difference
 
 
@@ -323,11 +323,11 @@ def test_a_new_length_is_done_once_before_it_is_timed(clockwork):
 @pytest.mark.parametrize("size", ["micro", "tiny"])
 @pytest.mark.parametrize("name", ["jax", "jax.scan", "torch"])
 def test_a_peer_starts_from_our_weights_and_has_our_losses(name, size):
-    """Where the peers are installed: the same arithmetic, for more steps than a rounding hides."""
+    """Where the peers are installed. So near, because AdamW hides most of a forgotten clipping."""
     pytest.importorskip(name.partition(".")[0])
     theirs, own = make_run(name, SIZES[size], 1), make_run("baremetal", SIZES[size], 1)
     for numbers in (range(1), range(1, 2), range(2, 12)):  # a scan of one step, and of many
-        assert float(theirs(numbers)) == pytest.approx(float(own(numbers)), rel=2e-3)
+        assert float(theirs(numbers)) == pytest.approx(float(own(numbers)), rel=1e-5)
 
 
 def test_the_command_by_itself(capsys):
