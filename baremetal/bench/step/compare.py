@@ -31,8 +31,8 @@ from baremetal.errors import BaremetalError
 PEERS = ("torch", "torch.compile", "jax", "jax.scan")
 CONTENDERS = (*ours.CONTENDERS, *PEERS)  # the first is the one that all are compared with
 COMPARED_LOSSES = 10
-# Relative. Float32 sums in another order moved no loss by more than 5e-7 at any size up to medium. A
-# forgotten clipping, of which AdamW hides nearly all, moved them by 2e-5 and more.
+# Relative. Float32 sums in another order moved no loss by more than 5e-7, up to medium. A
+# forgotten clipping, of which AdamW hides nearly all, moved the tiny ones by 2e-5 and more.
 LOSS_TOLERANCE = 1e-5
 TURN_S = 0.3  # how long a turn takes unless its steps are given
 
