@@ -21,7 +21,7 @@ class StepOptions:
 
     model: str = "small"
     """micro (batch 1), micro-100 (batch 100), tiny, small, medium or large."""
-    against: str = "baremetal.eager,torch"
+    against: str = "baremetal.native,baremetal.eager,torch"
     """Separated by commas: baremetal.native, baremetal.eager, baremetal.reference, torch,
     torch.compile, jax, jax.scan; or empty."""
     rounds: int = 10

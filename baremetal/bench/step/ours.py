@@ -17,7 +17,7 @@ from baremetal.autograd import CPU, Device, Tensor
 from baremetal.bench.step import two_moons
 from baremetal.bench.step.sizes import GPTSize, MLPSize, StepSize
 from baremetal.bench.step.turns import Run
-from baremetal.capture import capture
+from baremetal.capture import Level, capture
 from baremetal.nn import GPT, GPTConfig, Module
 from baremetal.optim import SGD, AdamW, decay_groups
 
@@ -27,7 +27,8 @@ WEIGHT_DECAY = 0.1
 CLIP = 1.0
 BATCHES = 10  # different batches, met in turn
 
-CONTENDERS = ("baremetal", "baremetal.native", "baremetal.eager", "baremetal.reference")
+LEVELS: dict[str, Level] = {"baremetal": "replay", "baremetal.native": "native"}  # of capture
+CONTENDERS = (*LEVELS, "baremetal.eager", "baremetal.reference")
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -118,6 +119,4 @@ def _in_its_way(contender: str, size: StepSize) -> Callable[[Any, Any], Tensor]:
     if contender == "baremetal.reference":
         return make_step(size, Device("reference", kernels="reference"))
     step = make_step(size)
-    if contender == "baremetal.eager":
-        return step
-    return capture(step, level="native" if contender == "baremetal.native" else "replay")
+    return capture(step, level=LEVELS[contender]) if contender in LEVELS else step
