@@ -243,13 +243,20 @@ def test_our_steps_are_those_of_a_loop_written_out(contender, name):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", ["micro-100", "tiny"])
-def test_the_reference_kernels_have_our_losses(name):
+@pytest.mark.parametrize(
+    ("contender", "name"),
+    [
+        ("baremetal.reference", "micro-100"),
+        ("baremetal.reference", "tiny"),
+        ("baremetal.native", "micro"),
+    ],
+)
+def test_the_other_ways_have_our_losses(contender, name):
     losses = [
-        make_turns(contender, SIZES[name], 1).handle({"first": 10})["losses"]
-        for contender in ("baremetal", "baremetal.reference")
+        make_turns(each, SIZES[name], 1).handle({"first": 10})["losses"]
+        for each in ("baremetal", contender)
     ]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    np.testing.assert_allclose(*losses, rtol=compare.LOSS_TOLERANCE)
 
 
 # ---------------------------------------------------------------- blocks
