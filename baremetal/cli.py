@@ -339,91 +339,19 @@ def _run_doctor(arguments: Sequence[str]) -> int:
 
 
 def _run_bench(arguments: Sequence[str]) -> int:
-    benchmarks = {"step": _bench_step, "train": _bench_train}
+    from baremetal.bench.verbs import BENCHMARKS
+
     kind, rest = (arguments[0], arguments[1:]) if arguments else ("--help", arguments)
     if kind in ("-h", "--help"):
-        print(f"usage: baremetal bench {{{','.join(benchmarks)}}} [options]")
-        print("step: one training step beside the peers'; train: the default run to its end")
+        print(f"usage: baremetal bench {{{','.join(BENCHMARKS)}}} [options]")
+        print("\n".join(f"  {name:<9} {each.summary}" for name, each in BENCHMARKS.items()))
         print(f"example: {VERBS['bench'].example}")
         return 0
-    if kind not in benchmarks:
-        raise BaremetalError(f"unknown benchmark '{kind}': there are {', '.join(benchmarks)}")
-    return benchmarks[kind](rest)
-
-
-def _bench_step(arguments: Sequence[str]) -> int:
-    from baremetal.bench.machine import usable_cores
-    from baremetal.bench.step.compare import compare_steps
-    from baremetal.bench.step.report import step_table
-    from baremetal.bench.step.sizes import find_size
-
-    @dataclass(frozen=True)
-    class Options:
-        """Time one training step, ours beside the peers', interleaved in one run."""
-
-        model: str = "small"
-        """tiny, small, medium or large."""
-        against: str = "baremetal.eager,torch"
-        """Separated by commas: baremetal.eager, torch, torch.compile, jax, jax.scan; or empty."""
-        rounds: int = 10
-        """How often the contenders take turns."""
-        steps: int = 10
-        """Steps per turn."""
-        threads: int = 0
-        """Threads for every contender; 0 means all usable cores."""
-        json: bool = False
-        """Print one JSON object."""
-
-    given = _parse(Options, "bench", arguments)
-    result = compare_steps(
-        find_size(given.model), _names(given.against), rounds=given.rounds, steps=given.steps,
-        threads=given.threads or usable_cores(),
-    )  # fmt: skip
-    if given.json:
-        _print_json(result)
-    else:
-        print(step_table(result))
+    if kind not in BENCHMARKS:
+        raise BaremetalError(f"unknown benchmark '{kind}': there are {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[kind]
+    benchmark.run(_parse(benchmark.options, "bench", rest))
     return 0
-
-
-def _bench_train(arguments: Sequence[str]) -> int:
-    from baremetal.bench.machine import usable_cores
-    from baremetal.bench.race.compare import race, race_table
-
-    @dataclass(frozen=True)
-    class Options:
-        """Run the default training to its end, ours beside PyTorch's, in turns."""
-
-        against: str = "torch"
-        """Peers, separated by commas: torch; empty for none."""
-        steps: int = 2000
-        """Length of the run."""
-        turn: int = 250
-        """Steps per turn; each ends with an evaluation."""
-        threads: int = 0
-        """Threads for every contender; 0 means all usable cores."""
-        json: bool = False
-        """Print one JSON object."""
-
-    given = _parse(Options, "bench", arguments)
-
-    def show(name: str, step: int, answer: dict[str, Any]) -> None:
-        line = f"{name:<10} step {step:>5}  val loss {answer['val_loss']:.4f}"
-        print(f"{line}  {answer['time_s']:.1f} s", file=sys.stderr)
-
-    result = race(
-        _names(given.against), steps=given.steps, turn=given.turn,
-        threads=given.threads or usable_cores(), on_turn=show,
-    )  # fmt: skip
-    if given.json:
-        _print_json(result)
-    else:
-        print(race_table(result))
-    return 0
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
 
 
 # ---------------------------------------------------------------- ladder
@@ -433,13 +361,20 @@ def _run_ladder(arguments: Sequence[str]) -> int:
     import tyro
 
     from baremetal.bench.ladders.command import run_ladder
+    from baremetal.bench.machine import usable_cores
+    from baremetal.bench.step.ladder import run_step_ladder
+    from baremetal.bench.verbs import status
 
     @dataclass(frozen=True)
     class Options:
         """Climb a kernel from its naive version to the fast one: check, time, draw each."""
 
         name: Annotated[str, tyro.conf.Positional]
-        """matmul, softmax, layer_norm or attention."""
+        """matmul, softmax, layer_norm or attention; or step: a whole training step."""
+        model: str = "small"
+        """The model whose step is climbed (for step), as in 'bench step'."""
+        rounds: int = 5
+        """How often its rungs take turns (for step)."""
         size: int = 0
         """Rows of the matrices, width of a row, or positions of context; 0: the ladder's own."""
         versions: str = ""
@@ -452,6 +387,12 @@ def _run_ladder(arguments: Sequence[str]) -> int:
         """Print one JSON object."""
 
     given = _parse(Options, "ladder", arguments)
+    if given.name == "step":
+        with status() as say:
+            return run_step_ladder(
+                given.model, rounds=given.rounds, threads=usable_cores(), progress=say,
+                as_json=given.json,
+            )  # fmt: skip
     return run_ladder(
         given.name, versions=given.versions, size=given.size, plot=given.plot,
         seconds=given.seconds, as_json=given.json,

@@ -1,9 +1,11 @@
-"""What mkdocs does beyond its plugins, in three small hooks.
+"""What mkdocs does beyond its plugins, in four small hooks.
 
 - `on_config` puts the pages that are made, not written, into the navigation: the lessons that
   `build_lessons.py` has run, and one API page for each room.
 - `on_files` makes those API pages. The rooms are read from the import contract in
-  `pyproject.toml`, so a new room has its page from its first day.
+  `pyproject.toml`, so a new room has its page from its first day. It also draws the overhead curve
+  from the recorded run, and `on_page_markdown` puts that run's tables onto its page: no figure
+  there can differ from the record.
 - `on_page_content` turns each formula into MathML. Browsers draw it themselves: the site fetches
   no script and no font from anywhere, works offline, and a formula that does not parse fails the
   build instead of showing up as red text.
@@ -11,6 +13,7 @@
 
 import html
 import re
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -58,7 +61,34 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages["lessons/index.md"] = lesson_index()
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
+    files.append(File.generated(config, "overhead.png", content=overhead_picture()))
     return files
+
+
+# --- the overhead curve --------------------------------------------------------------------------
+
+CURVE_TABLES = "<!-- made from the recorded run: docs/hooks.py -->"
+
+
+def overhead_picture() -> bytes:
+    """The recorded curve, drawn (PNG)."""
+    from baremetal.bench.overhead import reading
+    from baremetal.bench.overhead.picture import draw_curve
+
+    with tempfile.TemporaryDirectory() as folder:
+        curve = reading.load_curve(reading.RECORDED)
+        return draw_curve(curve, Path(folder) / "overhead.png").read_bytes()
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Put the recorded curve's tables where a page asks for them."""
+    if CURVE_TABLES not in markdown:
+        return markdown
+    from baremetal.bench.overhead import reading
+    from baremetal.bench.overhead.report import curve_text
+
+    text = curve_text(reading.load_curve(reading.RECORDED))
+    return markdown.replace(CURVE_TABLES, f"```text\n{text}\n```")
 
 
 def lesson_index() -> str:

@@ -59,6 +59,22 @@ def test_every_room_that_exists_has_an_api_page(root, hooks):
     assert "__init__" not in text
 
 
+def test_the_overhead_page_shows_the_recorded_run(root, hooks):
+    from baremetal.bench.overhead import reading
+
+    text = (root / "docs" / "overhead.md").read_text(encoding="utf-8")
+    made = hooks.on_page_markdown(text, page=None)
+    recorded = reading.load_curve(reading.RECORDED)
+    assert hooks.CURVE_TABLES in text
+    assert hooks.CURVE_TABLES not in made
+    assert recorded["machine"]["processor"] in made
+    for contender in reading.contenders(recorded):
+        assert f"`{contender}`" in text  # each is explained
+        assert f" {contender}" in made.partition("median step of each")[2]  # and in a table
+    assert hooks.on_page_markdown("another page", page=None) == "another page"
+    assert hooks.overhead_picture().startswith(b"\x89PNG")
+
+
 class FakePage:
     class file:  # noqa: N801 - mkdocs calls this attribute so
         src_uri = "a/page.md"

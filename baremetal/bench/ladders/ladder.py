@@ -165,5 +165,5 @@ def find_ladder(name: str) -> Ladder:
         BaremetalError: there is none.
     """
     if name not in NAMES:
-        raise BaremetalError(f"no ladder called '{name}': choose one of {', '.join(NAMES)}")
+        raise BaremetalError(f"no ladder called '{name}': choose one of {', '.join(NAMES)}, step")
     return importlib.import_module(f"baremetal.bench.ladders.{name}").LADDER

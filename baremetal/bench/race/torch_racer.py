@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from baremetal.bench.step.sizes import StepSize
-from baremetal.bench.step.torch_peer import PeerGPT, peer_weights
+from baremetal.bench.step.sizes import GPTSize
+from baremetal.bench.step.torch_gpt import PeerGPT
+from baremetal.bench.step.torch_peer import peer_weights
 from baremetal.optim import learning_rate
 from baremetal.train.config import TrainConfig
 from baremetal.train.trainer import Trainer
@@ -19,7 +20,7 @@ class TorchRacer:
         self.config = config
         self.ours = Trainer(config)  # supplies data, order and initial weights; never steps
         vocab_size = self.ours.data.tokenizer.vocab_size
-        size = StepSize(
+        size = GPTSize(
             "race", config.layers, config.heads, config.width, config.context, config.batch,
             vocab_size,
         )  # fmt: skip

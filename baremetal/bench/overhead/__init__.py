@@ -1,0 +1,1 @@
+"""`baremetal bench overhead`: where a lean step is many times faster, and where that fades."""

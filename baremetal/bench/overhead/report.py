@@ -1,0 +1,87 @@
+"""The overhead curve as tables."""
+
+from typing import Any
+
+from baremetal.bench.machine import machine_lines
+from baremetal.bench.overhead import reading
+from baremetal.bench.overhead.launches import launches_text
+from baremetal.bench.step.report import SCAN_REMARK
+from baremetal.trace.tables import Column, table
+from baremetal.trace.units import format_rate, format_seconds
+
+
+def curve_text(curve: dict[str, Any]) -> str:
+    """Steps, speed-ups, shares, fixed costs, launches, and what they were measured on."""
+    names = reading.contenders(curve)
+    own = reading.ours(curve)
+    return "\n".join(
+        [
+            *_note(curve),
+            f"median step of each contender, {curve['threads']} threads, interleaved",
+            "",
+            _by_model(curve, names, reading.step_s, format_seconds),
+            "",
+            f"how many times longer than {own}",
+            "",
+            _by_model(curve, names, lambda r, n: reading.speed_up(curve, r, n), _ratio),
+            "",
+            SCAN_REMARK,
+            "",
+            "share of the rate of NumPy's matrix product",
+            "",
+            _by_model(curve, names, reading.share, lambda share: f"{100 * share:.2g} %"),
+            "",
+            *_fits(curve),
+            launches_text(curve["launches"]),
+            "",
+            *machine_lines(curve["machine"]),
+            ", ".join(f"{name} {version}" for name, version in curve["versions"].items())
+            + f"; {curve['date']}",
+        ]
+    )
+
+
+def _note(curve: dict[str, Any]) -> list[str]:
+    return [f"note: {curve['note']}", ""] if curve["note"] else []
+
+
+def _by_model(curve: dict[str, Any], names: list[str], value: Any, form: Any) -> str:
+    """A row for each model, a column for each contender."""
+    rows = [
+        {"model": result["model"], **{name: value(result, name) for name in names}}
+        for result in curve["models"]
+    ]
+    return table(rows, [Column("model"), *(Column(name, format=form, align=">") for name in names)])
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}x" if value < 10 else f"{value:.1f}x"
+
+
+def _fits(curve: dict[str, Any]) -> list[str]:
+    """The fixed cost of each contender, and how well the model describes it."""
+    rows = []
+    for fit in reading.fits(curve):
+        residuals = zip(fit["models"], fit["residuals"], strict=True)
+        rows.append(
+            {
+                **fit,
+                "residuals": ", ".join(f"{model} {value:.2f}" for model, value in residuals),
+            }
+        )
+    if not rows:
+        return []
+    columns = [
+        Column("name", "contender"),
+        Column("fixed_s", "fixed cost", format_seconds),
+        Column("top_rate_flops", "top rate", format_rate, align=">"),
+        Column("rise", "rise", ".2f"),
+        Column("residuals", "measured over fitted"),
+    ]
+    return [
+        "Amdahl: a step = fixed + FLOP / rate, where the rate rises to the top rate at the largest",
+        "size as FLOP^rise; fitted to the logarithms of the medians",
+        "",
+        table(rows, columns),
+        "",
+    ]
