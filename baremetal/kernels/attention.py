@@ -38,7 +38,7 @@ from baremetal.kernels.kernel import kernel
 from baremetal.kernels.precision import widened
 
 
-@kernel
+@kernel(writes=("out", "lse"))
 def causal_attention(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, lse: np.ndarray, *, scale: float
 ) -> None:
@@ -68,7 +68,7 @@ def _causal_attention_cost(q, k, v, out, lse, *, scale) -> Cost:
     return Cost(pairs * per_pair, moved(q, k, v, out, lse))
 
 
-@kernel
+@kernel(writes=("grad_q", "grad_k", "grad_v"))
 def causal_attention_backward(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, grad: np.ndarray,
     lse: np.ndarray, grad_q: np.ndarray, grad_k: np.ndarray, grad_v: np.ndarray, *, scale: float,

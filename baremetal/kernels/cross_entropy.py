@@ -25,7 +25,7 @@ from baremetal.kernels.kernel import kernel
 from baremetal.kernels.precision import row_sum
 
 
-@kernel
+@kernel(writes=("losses", "lse"))
 def cross_entropy(
     logits: np.ndarray,
     targets: np.ndarray,

@@ -30,7 +30,7 @@ from baremetal.kernels.kernel import kernel
 from baremetal.kernels.precision import row_mean, sums_in
 
 
-@kernel
+@kernel(writes=("out", "mean", "rstd"))
 def layer_norm(
     x: np.ndarray,
     weight: np.ndarray,
@@ -80,7 +80,7 @@ def _(x, weight, grad, mean, rstd, out) -> Cost:
     return Cost(11 * x.size, moved(x, weight, grad, mean, rstd, out))
 
 
-@kernel
+@kernel(writes=("grad_weight", "grad_bias"))
 def layer_norm_backward_weight(
     x: np.ndarray,
     grad: np.ndarray,
@@ -104,7 +104,7 @@ def _(x, grad, mean, rstd, grad_weight, grad_bias) -> Cost:
     return Cost(5 * x.size, moved(x, grad, mean, rstd, grad_weight) + _bytes(grad_bias))
 
 
-@kernel
+@kernel(writes=("out", "rstd"))
 def rms_norm(
     x: np.ndarray, weight: np.ndarray, out: np.ndarray, rstd: np.ndarray, *, eps: float
 ) -> None:
@@ -133,7 +133,7 @@ def _(x, weight, grad, rstd, out) -> Cost:
     return Cost(7 * x.size, moved(x, weight, grad, rstd, out))
 
 
-@kernel
+@kernel(writes=("grad_weight",))
 def rms_norm_backward_weight(
     x: np.ndarray, grad: np.ndarray, rstd: np.ndarray, grad_weight: np.ndarray
 ) -> None:

@@ -53,7 +53,7 @@ def square_sum_blocks(size: int) -> int:
     return -(-size // SQUARE_SUM_BLOCK)
 
 
-@kernel
+@kernel(writes=("partial", "out"))
 def square_sum(x: np.ndarray, partial: np.ndarray, out: np.ndarray) -> None:
     """out (1,) = Σ x², accumulated in float64, the same bits for any number of threads.
 
@@ -75,7 +75,7 @@ def _(x, partial, out) -> Cost:
     return Cost(2 * x.size + partial.size, moved(x, partial, partial, out))
 
 
-@kernel
+@kernel(writes=("scalars",))
 def clip_factor(
     square_sum: np.ndarray, loss: np.ndarray, scalars: np.ndarray, *, max_norm: float
 ) -> None:
@@ -101,7 +101,7 @@ def _(square_sum, loss, scalars, *, max_norm) -> Cost:
     return Cost(square_sum.size + 5, moved(square_sum, loss, scalars, scalars))
 
 
-@kernel
+@kernel(writes=("parameter", "m", "v"))
 def adamw(
     parameter: np.ndarray,
     grad: np.ndarray,
@@ -134,7 +134,7 @@ def _(parameter, grad, m, v, scalars, *, beta1, beta2, eps, weight_decay) -> Cos
     return Cost(16 * parameter.size, 2 * rewritten + moved(grad, scalars))
 
 
-@kernel
+@kernel(writes=("parameter", "momentum"))
 def sgd_momentum(
     parameter: np.ndarray,
     grad: np.ndarray,
