@@ -52,10 +52,10 @@ ZERO = Cost(0, 0)
 
 def moved(*arrays: np.ndarray) -> int:
     """Bytes of all these arrays, each counted once: what a kernel reads plus what it writes."""
-    return sum(_distinct_bytes(a) for a in arrays)
+    return sum(distinct_bytes(a) for a in arrays)
 
 
-def _distinct_bytes(array: np.ndarray) -> int:
+def distinct_bytes(array: np.ndarray) -> int:
     """The bytes it lies in: along an axis of stride 0 (a broadcast) the same ones come again."""
     if array.flags.c_contiguous or array.size == 0:
         return array.nbytes

@@ -31,6 +31,7 @@ import numpy as np
 from baremetal.kernels.cost import Cost, moved
 from baremetal.kernels.kernel import kernel
 
+TILE = 256  # elements of a sample whose numbers the compiled version makes at once
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key each round: golden ratio and sqrt(3) - 1

@@ -29,6 +29,8 @@ from baremetal.kernels.cost import Cost, moved
 from baremetal.kernels.kernel import kernel
 from baremetal.kernels.precision import row_mean, sums_in
 
+BAND = 64  # rows whose sum the compiled weight gradients make at a time
+
 
 @kernel(writes=("out", "mean", "rstd"))
 def layer_norm(

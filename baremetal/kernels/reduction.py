@@ -21,6 +21,11 @@ from baremetal.kernels.cost import TRANSCENDENTAL, Cost, moved
 from baremetal.kernels.kernel import kernel
 from baremetal.kernels.precision import sums_in
 
+# How the compiled kernels add up the rows of a matrix (`native/row_sum.py`).
+BAND = 128  # rows added up by one item of the first launch
+BLOCK = 16  # columns finished by one item of the second
+WORTH_IT = 2 * BAND  # rows; below, one pass over blocks of columns is as fast
+
 
 @kernel
 def sum(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...]) -> None:

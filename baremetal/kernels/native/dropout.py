@@ -8,6 +8,7 @@ each element its factor, 0 or 1 / (1 - p), in a tile on the stack; a second loop
 
 import numpy as np
 
+from baremetal.kernels.dropout import TILE
 from baremetal.kernels.native.abi import (
     FLOATING,
     Launch,
@@ -21,8 +22,6 @@ from baremetal.kernels.native.abi import (
     stack,
 )
 from baremetal.kernels.native.compiler import inlined
-
-TILE = 256  # elements whose factors are made at once; a literal in the body
 
 LOW_32, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -67,7 +66,7 @@ def dropout_body(lo, hi, args):
     threshold, scale, zero = np.uint64(integer(args, 8)), scalar(args, 9), cast(args, 0)
     k0, k1 = np.uint64(state[0]) & LOW_32, np.uint64(state[0]) >> HALF
     step, layer = np.uint64(state[1]) & LOW_32, np.uint64(integer(args, 7)) & LOW_32
-    factor = stack(args, 256)
+    factor = stack(args, 256)  # TILE: a literal in the body
     for item in range(lo, hi):
         row, start = item // tiles, item % tiles * 256
         count = min(256, size - start)

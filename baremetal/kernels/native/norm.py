@@ -20,8 +20,8 @@ from baremetal.kernels.native.abi import (
     scratch,
 )
 from baremetal.kernels.native.rows import rows_of
+from baremetal.kernels.norm import BAND
 
-BAND = 64  # rows whose sum one item makes
 PIECE = 16  # columns that are never split between threads: one cache line of float32
 
 

@@ -49,7 +49,7 @@ _be_less_patient()
 
 
 @intrinsic
-def _call(typing_context, address, lo, hi, args):
+def call(typing_context, address, lo, hi, args):
     """Call machine code: ``((void (*)(int64, int64, int64 *)) address)(lo, hi, args)``."""
 
     def generate(context, builder, signature, values):
@@ -65,10 +65,10 @@ def _call(typing_context, address, lo, hi, args):
 
 def _drive(address, args, items, chunks):
     if chunks == 1:
-        _call(address, 0, items, args)
+        call(address, 0, items, args)
     else:
         for chunk in prange(chunks):
-            _call(address, items * chunk // chunks, items * (chunk + 1) // chunks, args)
+            call(address, items * chunk // chunks, items * (chunk + 1) // chunks, args)
 
 
 def _drive_all(table, threads):
@@ -77,10 +77,10 @@ def _drive_all(table, threads):
         address, args, items = table[i, 0], table[i, 1], table[i, 2]
         chunks = min(threads, items) if table[i, 3] >= PARALLEL_FROM else 1
         if chunks == 1:
-            _call(address, 0, items, args)
+            call(address, 0, items, args)
         else:
             for chunk in prange(chunks):
-                _call(address, items * chunk // chunks, items * (chunk + 1) // chunks, args)
+                call(address, items * chunk // chunks, items * (chunk + 1) // chunks, args)
 
 
 def _compiled(function, signature):

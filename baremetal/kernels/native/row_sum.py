@@ -7,7 +7,7 @@ piece of a row, jump to the next row, and read a piece again, and a jump is what
 on two cores of a Xeon that ran at 20 GB/s of 44. Instead the rows are cut into bands of fixed
 height. A band is read from its first byte to its last and added up in a row of float64 of its own;
 then the bands' rows are added, in their order. So the bits depend on the band's height, which is
-written here, and not on the number of threads.
+a constant, and not on the number of threads.
 
 The bound on the error is that of `reduction.py`, across: (rows) 2^-53 times the sum of magnitudes.
 """
@@ -22,14 +22,12 @@ from baremetal.kernels.native.abi import (
     body,
     cast,
     integer,
+    offset,
     pointer,
     pointer_f64,
     scratch,
 )
-
-BAND = 128  # rows added up by one item of the first launch
-BLOCK = 16  # columns finished by one item of the second
-WORTH_IT = 2 * BAND  # rows; below, one pass over blocks of columns is as fast
+from baremetal.kernels.reduction import BAND, BLOCK, WORTH_IT
 
 
 @body
@@ -45,6 +43,24 @@ def band_body(lo, hi, args):
             start = row * columns
             for j in range(columns):
                 sums[total + j] += x[start + j]  # float64 + float32 is float64
+
+
+@body
+def add_to_bands_body(lo, hi, args):
+    """Rows lo..hi added to the sums of their bands, which begin anew with their first rows.
+
+    The additions of `band_body` in the same order, for whoever has the rows one after the other
+    and not all at once (`fused.py`). Words: 0 x, 1 sums, 2 columns.
+    """
+    columns = integer(args, 2)
+    for row in range(lo, hi):
+        x = offset(pointer(args, 0), row * columns)
+        sums = offset(pointer_f64(args, 1), row // BAND * columns)
+        if row % BAND == 0:
+            for j in range(columns):
+                sums[j] = 0.0
+        for j in range(columns):
+            sums[j] += x[j]
 
 
 @body
