@@ -26,7 +26,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from baremetal.kernels.fused import Fused, Tiling, Walk, phantom, walk_of
+from baremetal.kernels.fused import Fused, phantom
 from baremetal.kernels.native.abi import (
     Body,
     Launch,
@@ -41,6 +41,7 @@ from baremetal.kernels.native.norm import norm_band_body
 from baremetal.kernels.native.pool import call
 from baremetal.kernels.native.row_sum import add_to_bands_body, band_body
 from baremetal.kernels.norm import BAND
+from baremetal.kernels.walk import Tiling, Walk, walk_of
 
 HEAD = 6  # words before the scratches and the stages
 PER_SCRATCH = 3  # words
@@ -114,10 +115,11 @@ def pack_stages(fused: Fused, *arrays: np.ndarray) -> Sequence[Launch] | None:
         launch = _row_by_row(packed[0])
         stages.append((launch, _items_in_tile(launch, walk, tiling)))
         afterwards += packed[1:]
-    words = _words(stages, scratches, tiling)
+    places = _scratch_places(scratches, fused.places[fused.inputs :], tiling)
+    uses = sum(id(value) in places for launch, _ in stages for value in launch.arrays)
+    words = _words(stages, places, HEAD + PER_SCRATCH * uses)
     if HEAD + len(words) > BLOCK:
         return None
-    uses = sum(id(x) in {id(s) for s in scratches} for one, _ in stages for x in one.arrays)
     head = [
         _table(tuple((launch.body, launch.dtype) for launch, _ in stages)),
         HEAD + len(words), -(-tiling.units // tiling.tile), tiling.item // tiling.tile,
@@ -144,18 +146,21 @@ def _items_in_tile(launch: Launch, walk: Walk, tiling: Tiling) -> int:
 
 
 def _words(
-    stages: Sequence[tuple[Launch, int]], scratches: Sequence[np.ndarray], tiling: Tiling
+    stages: Sequence[tuple[Launch, int]], places: dict[int, tuple[int, int]], start: int
 ) -> list[Any]:
-    """The words of the scratches and of the stages (with their items in a tile)."""
-    places = _scratch_places(scratches, tiling)
+    """The words of the scratches and of the stages (with their items in a tile).
+
+    Args:
+        places: of the scratches, as `_scratch_places` gives them.
+        start: the number of the word with which the stages begin.
+    """
     told: list[int] = []
     own: list[Any] = []
-    uses = sum(id(value) in places for launch, _ in stages for value in launch.arrays)
     for launch, in_tile in stages:
         own += [launch.items, in_tile, len(launch.block)]
         for value, word in zip(launch.arrays, launch.block, strict=True):
             if id(value) in places:
-                told += [HEAD + PER_SCRATCH * uses + len(own), *places[id(value)]]
+                told += [start + len(own), *places[id(value)]]
                 own.append(0)
             else:
                 own.append(value if isinstance(value, np.ndarray) else int(word))
@@ -163,14 +168,17 @@ def _words(
 
 
 def _scratch_places(
-    scratches: Sequence[np.ndarray], tiling: Tiling
+    scratches: Sequence[np.ndarray], numbers: Sequence[int], tiling: Tiling
 ) -> dict[int, tuple[int, int]]:
     """For each scratch, by its id: where its memory begins and what a tile takes, in bytes."""
-    places, start = {}, 0
-    for whole in scratches:
+    starts: dict[int, int] = {}
+    places, end = {}, 0
+    for whole, number in zip(scratches, numbers, strict=True):
         size_bytes = whole.nbytes // tiling.units * tiling.tile
-        places[id(whole)] = start, size_bytes
-        start += -(-size_bytes // LINE_BYTES) * LINE_BYTES
+        if number not in starts:
+            starts[number] = end
+            end += -(-size_bytes // LINE_BYTES) * LINE_BYTES
+        places[id(whole)] = starts[number], size_bytes
     return places
 
 

@@ -1,0 +1,139 @@
+"""A step while launches are being put together: a list of groups, each one launch in the end.
+
+At first every launch is a group of its own. A fusion (`chains.py`, `residual_norm.py`, ...) looks
+for launches that belong together and asks for them to be merged, which is done if
+
+    they can meet           nothing between them must stay between them (`dependence.py`)
+    they can be stages      it is known how their kernels walk, and their steps divide alike
+    they agree              memory that one stage writes and another touches is stepped through by
+                            both alike: step i of the one touches what step i of the other does
+    it pays                 they share enough memory that it would leave the first-level cache
+
+`finish` turns the groups into launches again. A buffer that only one group touches, and that its
+stages write before they read it, is not needed as memory any more: it becomes a scratch of one
+tile and disappears from the plan. Buffers that outlive the step (a kept one) never do.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from baremetal.capture.fusion.dependence import Span, conflict, span_of, spans_of, step_aside
+from baremetal.capture.fusion.stages import agree, compose
+from baremetal.capture.recording import Buffer, Operand, RecordedLaunch
+from baremetal.kernels.cost import ZERO, Cost
+from baremetal.kernels.walk import size_bytes_of
+
+SHARED_FROM_BYTES = 16 * 1024  # less stays in first-level cache from one launch to the next
+
+
+class Draft:
+    """The launches of a step in groups.
+
+    Attributes:
+        groups: in their order; each a list of recorded launches.
+    """
+
+    def __init__(self, launches: Sequence[RecordedLaunch]) -> None:
+        self.groups: list[tuple[RecordedLaunch, ...]] = [(launch,) for launch in launches]
+        self._spans = {id(launch): spans_of(launch) for launch in launches}
+        self._places = {id(launch): number for number, launch in enumerate(launches)}
+
+    # ------------------------------------------------------------ looking
+
+    def find(self, *names: str) -> list[RecordedLaunch]:
+        """All launches of these kernels, in their order."""
+        return [one for one in self.launches() if one.kernel.name in names]
+
+    def launches(self) -> Iterator[RecordedLaunch]:
+        """All launches, in their order."""
+        for group in self.groups:
+            yield from group
+
+    def writer(self, launch: RecordedLaunch, operand: Operand) -> RecordedLaunch | None:
+        """The last launch before this one that writes some of this operand."""
+        wanted = [span_of(operand, False)]
+        place = self._places[id(launch)]
+        own = self.groups[place]
+        at = next(i for i, one in enumerate(own) if one is launch)
+        for one in reversed(own[:at]):
+            if conflict(wanted, self._spans[id(one)]):
+                return one
+        for group in reversed(self.groups[:place]):
+            for one in reversed(group):
+                if conflict(wanted, self._spans[id(one)]):
+                    return one
+        return None
+
+    def readers(self, launch: RecordedLaunch, operand: Operand) -> Iterator[RecordedLaunch]:
+        """The launches in later groups that touch this operand, until one writes it."""
+        wanted = span_of(operand, True)
+        for group in self.groups[self._places[id(launch)] + 1 :]:
+            for one in group:
+                found = [span for span in self._spans[id(one)] if span.overlaps(wanted)]
+                if found:
+                    yield one
+                if any(span.is_written for span in found):
+                    return
+
+    # ------------------------------------------------------------ merging
+
+    def merge(self, *launches: RecordedLaunch) -> bool:
+        """Put these launches (and those already with them) into one group, if that can be."""
+        members = sorted({self._places[id(launch)] for launch in launches})
+        if len(members) < 2:
+            return False
+        first, last = members[0], members[-1]
+        window = self.groups[first : last + 1]
+        inside = {member - first for member in members}
+        together = tuple(one for position in sorted(inside) for one in window[position])
+        if not (self._pays(together) and agree(together)):
+            return False
+        spans = [[span for one in group for span in self._spans[id(one)]] for group in window]
+        order = step_aside(spans, inside)
+        if order is None:
+            return False
+        before, after = order
+        self.groups[first : last + 1] = [
+            *(window[position] for position in before),
+            together,
+            *(window[position] for position in after),
+        ]
+        for number in range(first, len(self.groups)):
+            for one in self.groups[number]:
+                self._places[id(one)] = number
+        return True
+
+    def _pays(self, together: Sequence[RecordedLaunch]) -> bool:
+        """Whether some memory of a size that matters is used by two of them."""
+        seen: list[Span] = []
+        for launch in together:
+            spans = self._spans[id(launch)]
+            for operand in launch.operands:
+                if operand is not None and size_bytes_of(operand) >= SHARED_FROM_BYTES:
+                    span = span_of(operand, False)
+                    if any(span.overlaps(other) for other in seen):
+                        return True
+            seen += spans
+        return False
+
+    # ------------------------------------------------------------ finishing
+
+    def finish(self) -> list[RecordedLaunch]:
+        """Every group as one launch."""
+        is_private = self._privacy()
+        return [
+            group[0] if len(group) == 1 else compose(group, is_private) for group in self.groups
+        ]
+
+    def cost(self) -> Cost:
+        """Of the whole step as it stands."""
+        return sum((launch.cost for launch in self.finish()), ZERO)
+
+    def _privacy(self) -> Callable[[Buffer], bool]:
+        """Tells the transient buffers that a single group touches."""
+        users: dict[Buffer, set[int]] = {}
+        for number, group in enumerate(self.groups):
+            for launch in group:
+                for operand in launch.operands:
+                    if operand is not None and operand.buffer is not None:
+                        users.setdefault(operand.buffer, set()).add(number)
+        return lambda buffer: buffer.memory is None and len(users[buffer]) == 1
