@@ -85,7 +85,7 @@ class Draft:
         window = self.groups[first : last + 1]
         inside = {member - first for member in members}
         together = tuple(one for position in sorted(inside) for one in window[position])
-        if not (self._pays(together) and agree(together)):
+        if not (self._pays([self.groups[member] for member in members]) and agree(together)):
             return False
         spans = [[span for one in group for span in self._spans[id(one)]] for group in window]
         order = step_aside(spans, inside)
@@ -102,18 +102,20 @@ class Draft:
                 self._places[id(one)] = number
         return True
 
-    def _pays(self, together: Sequence[RecordedLaunch]) -> bool:
-        """Whether some memory of a size that matters is used by two of them."""
+    def _pays(self, groups: Sequence[Sequence[RecordedLaunch]]) -> bool:
+        """Whether each of them uses some memory of a size that matters that an earlier one uses."""
         seen: list[Span] = []
-        for launch in together:
-            spans = self._spans[id(launch)]
-            for operand in launch.operands:
-                if operand is not None and size_bytes_of(operand) >= SHARED_FROM_BYTES:
-                    span = span_of(operand, False)
-                    if any(span.overlaps(other) for other in seen):
-                        return True
-            seen += spans
-        return False
+        for number, group in enumerate(groups):
+            large = [
+                span_of(operand, False)
+                for launch in group
+                for operand in launch.operands
+                if operand is not None and size_bytes_of(operand) >= SHARED_FROM_BYTES
+            ]
+            if number and not any(one.overlaps(other) for one in large for other in seen):
+                return False
+            seen += large
+        return True
 
     # ------------------------------------------------------------ finishing
 

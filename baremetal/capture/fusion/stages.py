@@ -117,10 +117,12 @@ def _view(operand: Operand) -> tuple:
 
 
 def fused_name(launches: Sequence[RecordedLaunch]) -> str:
-    """The kernels' names in a row; two halves of one backward count as one."""
+    """The kernels' names in a row; the halves of one backward are named once."""
     names: list[str] = []
     for launch in launches:
         name = launch.kernel.name.removesuffix("_input").removesuffix("_weight")
-        if name not in names or not name.endswith("_backward"):
+        if names and name == f"{names[-1]}_backward":
+            name = "backward"
+        if name not in names or "backward" not in name:
             names.append(name)
     return "_".join(names)
