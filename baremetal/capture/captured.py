@@ -38,6 +38,7 @@ import numpy as np
 from baremetal.autograd import CPU, Device, Tensor
 from baremetal.autograd.op import owner
 from baremetal.capture.errors import CaptureError
+from baremetal.capture.fusion import FusionRow, chosen_fusions, compare_fusions, fuse_recording
 from baremetal.capture.measure import measure_plan
 from baremetal.capture.native import NativeStep
 from baremetal.capture.plan import Plan, make_plan
@@ -58,6 +59,7 @@ class Captured:
     Attributes:
         function: the original.
         calls: how many calls there were, the recorded one included.
+        fusions: the names of the fusions that are done.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Captured:
         device: Device,
         level: Level,
         named: Callable[[], Mapping[str, np.ndarray]],
+        fusions: Sequence[str] = (),
     ) -> None:
         self.function = function
+        self.fusions = fusions
         self.calls = 0
         self.level = level
         self._device = device
@@ -78,6 +82,7 @@ class Captured:
         self._arrays: list[np.ndarray] = []  # the arrays alone
         self._checks: Sequence[RecordedCheck] = ()
         self._returned: Any = None
+        self._recording: Recording | None = None
         self._replay: Replay | None = None
         self._run: Callable[[], None] = _not_recorded
 
@@ -145,6 +150,17 @@ class Captured:
         self._check()
         return measure_plan(plan, self._replay, repeats)
 
+    def compare_fusions(self, rounds: int = 7) -> list[FusionRow]:
+        """What each fusion of the plan saves, counted and timed; see `fusion/compare.py`.
+
+        It really does the step, many times: weights move. Raises CaptureError before the first
+        call.
+        """
+        _ = self.plan  # says what is missing, if anything is
+        assert self._recording is not None
+        self._check()
+        return compare_fusions(self._recording, self.fusions, rounds)
+
     def _record(self, inputs: tuple) -> Any:
         own = tuple(_own(value) for value in inputs)
         self._inputs = tuple(x.data if isinstance(x, Tensor) else x for x in own)
@@ -154,7 +170,7 @@ class Captured:
             self._returned = mapped(returned, partial(self._as_result, recording))
             del returned  # with it goes the tape, and what only the tape kept alive
             recording.find_kept()
-            plan = make_plan(recording)
+            plan = make_plan(*fuse_recording(recording, self.fusions))
             self._checks = plan.checks
             replay = Replay(plan, native=self._device.kernels == "native")
             self._run = replay.run
@@ -162,6 +178,7 @@ class Captured:
                 self._native = self._written(replay)
                 self._native.compile()
                 self._run = self._native.run
+        self._recording = recording
         self._replay = replay  # now, and not before: a failed recording begins anew
         return self._returned
 
@@ -226,6 +243,7 @@ def capture(
     device: Device = CPU,
     level: Level = "replay",
     named: Callable[[], Mapping[str, np.ndarray]] = dict,
+    fuse: bool | Sequence[str] = True,
 ) -> Captured:
     """A function that is recorded when it is first called and replayed from then on.
 
@@ -236,13 +254,16 @@ def capture(
         level: "replay" walks the list of launches; "native" compiles it into one function;
             "native-exact" does so without inlining small kernels, for the replay's bits.
         named: gives what lives outside the step names, for the reader of the program.
+        fuse: whether launches over the same memory become one (`fusion/`): True for all fusions,
+            False for none, or the names of some. The bits are the same either way.
 
     Raises:
-        CaptureError: an unknown level.
+        CaptureError: an unknown level or fusion.
     """
     if level not in LEVELS:
         raise CaptureError(f"level {level!r}: choose one of {', '.join(LEVELS)}")
-    return Captured(function, device, level, named)
+    fusions = chosen_fusions(fuse) if device.kernels == "native" else ()
+    return Captured(function, device, level, named, fusions)
 
 
 def _not_recorded() -> None:

@@ -196,8 +196,7 @@ def label_arrays(named: Iterable[tuple[str, np.ndarray]]) -> Labels:
 
 def _roles_of(launch: RecordedLaunch) -> list[str]:
     """What the kernel's reference calls each of its arrays."""
-    code = launch.kernel.reference.__code__
-    return list(code.co_varnames[: len(launch.operands)])
+    return list(launch.kernel.operand_names(len(launch.operands)))
 
 
 def _remark(launch: RecordedLaunch) -> str:

@@ -14,6 +14,7 @@ The memory report has three numbers:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 from baremetal.capture.arena import Lifetime, aligned, lower_bound, plan_arena
 from baremetal.capture.recording import Buffer, Operand, RecordedCheck, RecordedLaunch, Recording
@@ -38,6 +39,14 @@ class MemoryReport:
         return self.planned_bytes / self.bound_bytes if self.bound_bytes else 1.0
 
 
+class Saving(NamedTuple):
+    """What one fusion did: launches and bytes of memory traffic before, less those after."""
+
+    fusion: str
+    launches: int
+    size_bytes: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """A step with nothing left to decide.
@@ -51,6 +60,7 @@ class Plan:
         memory: the report.
         entering: the transient buffers that hold something before the first launch (a segment's
             inputs, and what earlier segments left for it).
+        savings: what each fusion saved, in the order in which they were done.
     """
 
     launches: Sequence[RecordedLaunch]
@@ -60,6 +70,7 @@ class Plan:
     offsets: dict[Buffer, int]
     memory: MemoryReport
     entering: Sequence[Buffer] = ()
+    savings: Sequence[Saving] = ()
 
     @property
     def cost(self) -> Cost:
@@ -76,15 +87,16 @@ class Plan:
 
     def text(self) -> str:
         """Every launch, one to a line, with where its operands lie and what it costs."""
-        return "\n".join([self.summary(), "", *self.launch_lines()])
+        return "\n".join([self.summary(), *self._savings_text(), "", *self.launch_lines()])
 
     def launch_lines(self) -> list[str]:
         """The lines of `text` that are about launches."""
         lines = []
+        width = max((len(launch.kernel.name) for launch in self.launches), default=0)
         for number, launch in enumerate(self.launches):
             operands = " ".join(self._place(operand) for operand in launch.operands)
             cost = f"{format_count(launch.cost.flops)}FLOP {format_bytes(launch.cost.size_bytes)}"
-            lines.append(f"{number:5d}  {launch.kernel.name:26s} {cost:24s} {operands}")
+            lines.append(f"{number:5d}  {launch.kernel.name:{width}s} {cost:24s} {operands}")
         return lines
 
     def summary(self) -> str:
@@ -95,6 +107,13 @@ class Plan:
             f"{format_bytes(memory.total_bytes)} in an arena of "
             f"{format_bytes(memory.planned_bytes)} ({memory.ratio:.2f} times the least possible)"
         )
+
+    def _savings_text(self) -> list[str]:
+        return [
+            f"{fusion}: {launches} launches and {format_bytes(size_bytes)} of traffic saved"
+            for fusion, launches, size_bytes in self.savings
+            if launches
+        ]
 
     def _place(self, operand: Operand | None) -> str:
         if operand is None:
@@ -108,8 +127,11 @@ class Plan:
         return f"@{start}[{shape}]"
 
 
-def make_plan(recording: Recording) -> Plan:
+def make_plan(recording: Recording, savings: Sequence[Saving] = ()) -> Plan:
     """Addresses for everything that a recording allocated; its `kept` must be known.
+
+    Args:
+        savings: what fusions saved, if the recording is a fused one.
 
     Raises:
         CaptureError: the plan is not sound (`verify.py`).
@@ -127,6 +149,8 @@ def make_plan(recording: Recording) -> Plan:
         kept_bytes=sum(aligned(b.size_bytes) for b in kept),
     )
     offsets = dict(zip(transient, places, strict=True))
-    plan = Plan(recording.launches, recording.checks, transient, kept, offsets, memory)
+    plan = Plan(
+        recording.launches, recording.checks, transient, kept, offsets, memory, savings=savings
+    )
     verify_plan(plan)
     return plan

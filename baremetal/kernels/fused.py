@@ -126,9 +126,10 @@ class Fused(Kernel):
     def _whole_scratches(self) -> list[np.ndarray]:
         """Memory for the scratches as NumPy needs it: whole, views of one place together."""
         memory: dict[int, np.ndarray] = {}
+        numbers = self.places[self.inputs :]
         return [
-            memory.setdefault(place, np.empty(shape, dtype)).reshape(shape)
-            for place, (shape, dtype) in zip(self.places[self.inputs :], self.scratches, strict=True)
+            memory.setdefault(number, np.empty(shape, dtype)).reshape(shape)
+            for number, (shape, dtype) in zip(numbers, self.scratches, strict=True)
         ]
 
     def operand_names(self, count: int) -> tuple[str, ...]:
@@ -197,7 +198,5 @@ def phantom(
 ) -> np.ndarray:
     """An array of this form without its memory: to be asked about its form, never to be read."""
     if strides is None:
-        strides = tuple(
-            dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))
-        )
+        strides = tuple(dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     return np.lib.stride_tricks.as_strided(np.empty(1, dtype), shape, strides)

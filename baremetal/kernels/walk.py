@@ -12,8 +12,8 @@ they have in common are *units*, the greatest common divisor of their items: no 
 lies across the border of two units. A tile is a number of units, so small that what they step
 through stays in cache.
 
-A sum over rows is made in bands, whose height decides the bits (`native/row_sum.py`): a band belongs
-to one thread. The norms' compiled sums do whole bands only, so there a tile is no less than a band.
+A sum over rows is made in bands, whose height decides the bits (`native/row_sum.py`): a band
+belongs to one thread. The norms' compiled sums do whole bands only; there a tile is no less.
 """
 
 import math
@@ -132,10 +132,10 @@ def _by_elements(operands: Sequence[Shaped | None]) -> Walk | None:
     size = math.prod(out.shape)
     if not is_contiguous(out) or size == 0 or out.dtype not in FLOATING:
         return None
-    operands = [x for x in operands if x is not None]
-    if any(x.dtype not in (out.dtype, np.bool_) for x in operands):
+    present = [x for x in operands if x is not None]  # all: element-wise kernels lack none
+    if any(x.dtype not in (out.dtype, np.bool_) for x in present):
         return None
-    return Walk(size, tuple(x.shape == out.shape and is_contiguous(x) for x in operands))
+    return Walk(size, tuple(x.shape == out.shape and is_contiguous(x) for x in present))
 
 
 def _dropout(named: dict[str, Shaped | None]) -> Walk | None:

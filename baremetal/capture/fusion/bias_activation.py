@@ -13,8 +13,8 @@ the residual stream's gradient, which comes out of a norm's backward or of a dro
 
 Forward is left as it is. u must be written in any case, backward needs it; what is left to save is
 reading it once, 2 passes instead of 3. But u comes out of BLAS, which does all rows of a thread in
-one call, and would have to be called for a tile of rows at a time. It chooses among its kernels, and
-so the order of its sums, by the size it is called for: the bits would be others than eager's.
+one call, and would have to be called for a tile of rows at a time. It chooses among its kernels,
+and so the order of its sums, by the size it is called for: the bits would be others than eager's.
 
 Why it is right: a sum over rows is made in bands of 128 rows, added in the order of the rows, in
 float64 (`kernels/native/row_sum.py`). Here a band's rows come a tile at a time, in the same order;

@@ -37,9 +37,7 @@ class FusionRow(NamedTuple):
     without_s: float
 
 
-def compare_fusions(
-    recording: Recording, names: Sequence[str], rounds: int = 7
-) -> list[FusionRow]:
+def compare_fusions(recording: Recording, names: Sequence[str], rounds: int = 7) -> list[FusionRow]:
     """Do the step many times, really (weights move), with and without each of these fusions."""
     fused = make_plan(fuse_recording(recording, names)[0])
     replay = Replay(fused)

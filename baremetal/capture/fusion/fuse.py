@@ -15,8 +15,8 @@ Each is a pass over the recorded launches, may be left out, and says what it sav
 every result are those of the separate launches, whose compiled bodies the fused ones call.
 """
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.fusion.bias_activation import bias_activation
@@ -24,6 +24,7 @@ from baremetal.capture.fusion.chains import chains
 from baremetal.capture.fusion.draft import Draft
 from baremetal.capture.fusion.loss_head import loss_head
 from baremetal.capture.fusion.residual_norm import residual_norm
+from baremetal.capture.plan import Saving
 from baremetal.capture.recording import Buffer, Operand, RecordedLaunch, Recording
 
 FUSIONS: dict[str, Callable[[Draft], None]] = {
@@ -32,14 +33,6 @@ FUSIONS: dict[str, Callable[[Draft], None]] = {
     "loss_head": loss_head,
     "chains": chains,
 }
-
-
-class Saving(NamedTuple):
-    """What one fusion did: launches and bytes of memory traffic before, less those after."""
-
-    fusion: str
-    launches: int
-    size_bytes: int
 
 
 def chosen_fusions(fuse: bool | Sequence[str]) -> tuple[str, ...]:
@@ -68,8 +61,8 @@ def fuse_recording(
     Returns:
         A recording with buffers of its own, and what each fusion saved.
     """
-    copy = _copied(recording)
-    draft = Draft(copy.launches)
+    fused = _copied(recording)
+    draft = Draft(fused.launches)
     savings = []
     before, cost = len(draft.groups), draft.cost()
     for name in names:
@@ -77,32 +70,32 @@ def fuse_recording(
         after, cheaper = len(draft.groups), draft.cost()
         savings.append(Saving(name, before - after, cost.size_bytes - cheaper.size_bytes))
         before, cost = after, cheaper
-    copy.launches = draft.finish()
-    _renew_lifetimes(copy)
-    return copy, tuple(savings)
+    fused.launches = draft.finish()
+    _renew_lifetimes(fused)
+    return fused, tuple(savings)
 
 
 def _copied(recording: Recording) -> Recording:
     """Buffers with lifetimes of their own, and the launches that touch them."""
-    copy = Recording()
-    copy.checks = list(recording.checks)
     twins: dict[Buffer, Buffer] = {}
     for buffer in recording.buffers:
         twin = Buffer(buffer.number, buffer.shape, buffer.dtype, buffer.address)
         twin.first, twin.last, twin.memory = buffer.first, buffer.last, buffer.memory
         twins[buffer] = twin
-    copy.buffers = list(twins.values())
 
     def moved(operand: Operand | None) -> Operand | None:
         if operand is None or operand.buffer is None:
             return operand
         return operand._replace(buffer=twins[operand.buffer])
 
-    copy.launches = [
+    twin_recording = copy.copy(recording)
+    twin_recording.buffers = list(twins.values())
+    twin_recording.lent = [twins[buffer] for buffer in recording.lent]
+    twin_recording.launches = [
         RecordedLaunch(one.kernel, tuple(map(moved, one.operands)), one.attributes, one.cost)
         for one in recording.launches
     ]
-    return copy
+    return twin_recording
 
 
 def _renew_lifetimes(recording: Recording) -> None:

@@ -3,7 +3,7 @@
 Forward, at the end of every half of a block, (rows, C) floats each:
 
     y = x + h                     reads x and h, writes y
-    out = norm(y)                 reads y, writes out                  (mean and rstd: a number a row)
+    out = norm(y)                 reads y, writes out                (mean, rstd: a number a row)
 
 y is needed twice: by the norm now, and by the next residual sum later. So it is written in any
 case; what fusing saves is reading it again: 4 passes instead of 5. With a dropout before the sum,

@@ -26,9 +26,7 @@ def agree(launches: Sequence[RecordedLaunch]) -> bool:
         names = launch.kernel.operand_names(len(launch.operands))
         own = [
             (span_of(operand, name in launch.kernel.writes), is_stepped)
-            for operand, name, is_stepped in zip(
-                launch.operands, names, walk.stepped, strict=True
-            )
+            for operand, name, is_stepped in zip(launch.operands, names, walk.stepped, strict=True)
             if operand is not None
         ]
         for span, is_stepped in own:
@@ -68,7 +66,8 @@ def _inner_buffers(
         walk = walk_of(launch.kernel, launch.operands, launch.attributes)
         assert walk is not None
         names = launch.kernel.operand_names(len(launch.operands))
-        reads, writes = set(), set()
+        reads: set[Buffer] = set()
+        writes: set[Buffer] = set()
         for operand, name, is_stepped in zip(launch.operands, names, walk.stepped, strict=True):
             if operand is None or operand.buffer is None:
                 continue
@@ -82,9 +81,7 @@ def _inner_buffers(
     return inner - refused
 
 
-def _wire(
-    launches: Sequence[RecordedLaunch], inner: set[Buffer]
-) -> tuple[Fused, list[Operand]]:
+def _wire(launches: Sequence[RecordedLaunch], inner: set[Buffer]) -> tuple[Fused, list[Operand]]:
     """The kernel, and its operands: those from outside first, then the scratches."""
     outside: dict[tuple, Operand] = {}
     scratches: dict[tuple, Operand] = {}
