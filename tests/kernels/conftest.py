@@ -156,3 +156,8 @@ def arrays():
 @pytest.fixture(scope="session")
 def check():
     return check_kernel
+
+
+@pytest.fixture(scope="session", name="run_in_pieces")
+def run_in_pieces_fixture():
+    return run_in_pieces
