@@ -60,25 +60,19 @@ def _inner_buffers(
     launches: Sequence[RecordedLaunch], is_private: Callable[[Buffer], bool]
 ) -> set[Buffer]:
     """The buffers that are nothing but what one stage hands to the next."""
-    inner: set[Buffer] = set()
+    touched: set[Buffer] = set()
     refused: set[Buffer] = set()
     for launch in launches:
         walk = walk_of(launch.kernel, launch.operands, launch.attributes)
         assert walk is not None
-        names = launch.kernel.operand_names(len(launch.operands))
-        reads: set[Buffer] = set()
-        writes: set[Buffer] = set()
-        for operand, name, is_stepped in zip(launch.operands, names, walk.stepped, strict=True):
+        for operand, is_stepped in zip(launch.operands, walk.stepped, strict=True):
             if operand is None or operand.buffer is None:
                 continue
-            buffer = operand.buffer
-            (writes if name in launch.kernel.writes else reads).add(buffer)
+            touched.add(operand.buffer)
             span = span_of(operand, False)
-            if not is_stepped or (span.first, span.end) != (0, buffer.size_bytes):
-                refused.add(buffer)
-        refused |= reads - inner  # read before any stage has written it
-        inner |= {buffer for buffer in writes if is_private(buffer)}
-    return inner - refused
+            if not is_stepped or (span.first, span.end) != (0, operand.buffer.size_bytes):
+                refused.add(operand.buffer)
+    return {buffer for buffer in touched - refused if is_private(buffer)}
 
 
 def _wire(launches: Sequence[RecordedLaunch], inner: set[Buffer]) -> tuple[Fused, list[Operand]]:
