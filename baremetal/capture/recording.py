@@ -33,7 +33,6 @@ from baremetal.capture.errors import CaptureError
 from baremetal.capture.extent import byte_extent
 from baremetal.capture.undo import Undo
 from baremetal.kernels.cost import Cost
-from baremetal.kernels.effects import written_arrays
 from baremetal.kernels.kernel import Kernel
 
 
@@ -104,8 +103,7 @@ class RecordedLaunch(NamedTuple):
 
     def written(self) -> list[Operand]:
         """The operands that it may write."""
-        positions = written_arrays(self.kernel, len(self.operands))
-        return [x for x in map(self.operands.__getitem__, positions) if x is not None]
+        return self.kernel.written(self.operands)
 
     def written_outside(self) -> list[np.ndarray]:
         """The fixed arrays that it may write."""

@@ -11,8 +11,8 @@ not trusted; the plan itself is looked at. It holds if
     lifetime   every launch touches a buffer between its first and its last launch
     order      the first launch that touches a transient buffer writes it
 
-The last is as much as can honestly be known. What a kernel may write is read off its reference
-(`kernels/effects.py`), not how much of it: that a first write covers all that is read later is not
+The last is as much as can honestly be known. What a kernel writes is declared with it
+(`Kernel.writes`), not how much of it: that a first write covers all that is read later is not
 proved. A launch with ``beta`` other than 0 adds to what is there, hence reads it. Buffers that are
 kept are not held to it: they keep what the recorded call left in them.
 

@@ -14,7 +14,8 @@ from baremetal.capture.fusion import FUSIONS, draft, fuse_recording, fusion_tabl
 from baremetal.capture.plan import make_plan
 from baremetal.capture.recording import record
 from baremetal.capture.replay import Replay
-from baremetal.kernels import activation, dropout, elementwise, norm, reduction
+from baremetal.capture.undo import Undo
+from baremetal.kernels import dropout, elementwise, norm, reduction
 from baremetal.kernels.fused import Fused
 from baremetal.nn import GPT, GPTConfig, Llama, LlamaConfig
 from baremetal.optim import AdamW, decay_groups
@@ -218,38 +219,46 @@ class Program:
         return CPU.empty(x.shape, x.dtype)
 
     def do(self, kind, choices, matrices, vectors, per_row, is_fresh):
-        inputs = [matrices[i] for i in choices[1:-1]] if kind in ("unary", "binary") else []
-        if is_fresh and kind in ("unary", "binary"):  # which read before they write
-            matrices[choices[-1]] = self.new(matrices[choices[-1]])
-        if kind == "unary":
-            CPU.launch(UNARY[choices[0]], *inputs, matrices[choices[-1]])
-        elif kind == "binary":
-            CPU.launch(BINARY[choices[0]], *inputs, matrices[choices[-1]])
-        elif kind == "broadcast":
-            vector, a, out = choices
-            CPU.launch(elementwise.multiply, matrices[a], vectors[vector], matrices[out])
-        elif kind == "dropout":
-            a, out = (matrices[i].reshape(4, ROWS // 4, WIDTH) for i in choices)
-            CPU.launch(dropout.dropout, a, np.array([1, 2, 3]), out, p=0.5, layer=1)
-        elif kind == "norm":
-            x, vector, out = choices
-            if x != out:
-                args = (matrices[x], vectors[vector], None, matrices[out], *per_row)
-                CPU.launch(norm.layer_norm, *args, eps=1e-5)
-        elif kind == "norm_back":
-            x, vector, grad, out = choices
-            if out not in (x, grad):
-                args = (matrices[x], vectors[vector], matrices[grad], *per_row, matrices[out])
-                CPU.launch(norm.layer_norm_backward_input, *args)
-        elif kind == "norm_weights":
-            x, grad, weight, bias = choices
-            if weight != bias:
-                args = (matrices[x], matrices[grad], *per_row, vectors[weight], vectors[bias])
-                CPU.launch(norm.layer_norm_backward_weight, *args)
-        elif kind == "sum":
-            CPU.launch(reduction.sum, matrices[choices[0]], vectors[choices[1]], axis=(0,))
-        else:
+        """One step of the program. What may not be in place is left out where it would be."""
+        if kind in ("unary", "binary"):
+            inputs = [matrices[i] for i in choices[1:-1]]
+            if is_fresh:  # these read before they write
+                matrices[choices[-1]] = self.new(matrices[choices[-1]])
+            kernel = (UNARY if kind == "unary" else BINARY)[choices[0]]
+            CPU.launch(kernel, *inputs, matrices[choices[-1]])
+        elif kind == "swap":
             matrices[choices[0]], matrices[choices[1]] = (matrices[i] for i in reversed(choices))
+        else:
+            getattr(self, kind)(choices, matrices, vectors, per_row)
+
+    def broadcast(self, choices, matrices, vectors, per_row):
+        vector, a, out = choices
+        CPU.launch(elementwise.multiply, matrices[a], vectors[vector], matrices[out])
+
+    def dropout(self, choices, matrices, vectors, per_row):
+        a, out = (matrices[i].reshape(4, ROWS // 4, WIDTH) for i in choices)
+        CPU.launch(dropout.dropout, a, np.array([1, 2, 3]), out, p=0.5, layer=1)
+
+    def norm(self, choices, matrices, vectors, per_row):
+        x, vector, out = choices
+        if x != out:
+            args = (matrices[x], vectors[vector], None, matrices[out], *per_row)
+            CPU.launch(norm.layer_norm, *args, eps=1e-5)
+
+    def norm_back(self, choices, matrices, vectors, per_row):
+        x, vector, grad, out = choices
+        if out not in (x, grad):
+            args = (matrices[x], vectors[vector], matrices[grad], *per_row, matrices[out])
+            CPU.launch(norm.layer_norm_backward_input, *args)
+
+    def norm_weights(self, choices, matrices, vectors, per_row):
+        x, grad, weight, bias = choices
+        if weight != bias:
+            args = (matrices[x], matrices[grad], *per_row, vectors[weight], vectors[bias])
+            CPU.launch(norm.layer_norm_backward_weight, *args)
+
+    def sum(self, choices, matrices, vectors, per_row):
+        CPU.launch(reduction.sum, matrices[choices[0]], vectors[choices[1]], axis=(0,))
 
 
 @st.composite
@@ -270,7 +279,7 @@ def test_any_program_keeps_its_bits(program):
     try:
         x = np.random.default_rng(5).standard_normal((ROWS, WIDTH), np.float32)
         with np.errstate(all="ignore"):
-            returned, recording = record(program, (x,), CPU)
+            returned, recording = record(program, (x,), CPU, Undo())
         recording.find_kept()
         results = []
         for names in ((), tuple(FUSIONS), ("chains",)):

@@ -206,7 +206,8 @@ def test_what_is_read_before_it_is_written_goes_in_and_out():
 
 
 def test_names_and_writes():
-    kernel, given_arrays = fused_of("layer_norm_backward_add_sum", make_arrays(512, 32, np.float32, 0, False))
+    arrays = make_arrays(512, 32, np.float32, 0, False)
+    kernel, given_arrays = fused_of("layer_norm_backward_add_sum", arrays)
     names = kernel.operand_names(len(given_arrays))
     assert names == ("x", "weight", "grad", "mean", "rstd", "out", "a", "grad_weight", "grad_bias",
                      "out_2")  # fmt: skip

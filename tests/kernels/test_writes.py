@@ -29,6 +29,10 @@ def vector():
     return f32(WIDTH)
 
 
+def ones():
+    return np.ones(WIDTH, np.float32)
+
+
 def per_row():
     return np.abs(f32(ROWS)) + 1
 
@@ -126,7 +130,7 @@ EXAMPLES = {
         {},
     ),
     "clip_factor": lambda: ((np.ones(2), np.ones(1, np.float32), scalars()), {"max_norm": 0.5}),
-    "adamw": lambda: ((vector(), vector(), -vector(), np.ones(WIDTH, np.float32), scalars()), ADAMW),
+    "adamw": lambda: ((vector(), vector(), -vector(), ones(), scalars()), ADAMW),
     "sgd_momentum": lambda: ((vector(), vector(), -vector(), scalars()), SGD),
 }  # fmt: skip
 

@@ -28,8 +28,22 @@ def chains(draft: Draft) -> None:
             if operand is None or not is_stepped:
                 continue
             source = draft.writer(launch, operand)
-            if source is not None and (is_elementwise(source) or is_elementwise(launch)):
+            if source is not None and is_link(source, launch):
                 draft.merge(source, launch)
+
+
+def is_link(source: RecordedLaunch, launch: RecordedLaunch) -> bool:
+    """Whether one of the two is element-wise, and no other fusion is there for the pair.
+
+    Sums over rows are `bias_activation`'s, norms with a sum beside them `residual_norm`'s: whoever
+    leaves these out wants to see the step without them.
+    """
+    if launch.kernel.name == "sum" or launch.kernel.name.endswith("_weight"):
+        return False
+    names = {source.kernel.name, launch.kernel.name}
+    if "add" in names and any("norm" in name for name in names):
+        return False
+    return is_elementwise(source) or is_elementwise(launch)
 
 
 def is_elementwise(launch: RecordedLaunch) -> bool:
