@@ -243,7 +243,7 @@ def capture(
     device: Device = CPU,
     level: Level = "replay",
     named: Callable[[], Mapping[str, np.ndarray]] = dict,
-    fuse: bool | Sequence[str] = True,
+    fuse: bool | str | Sequence[str] = True,
 ) -> Captured:
     """A function that is recorded when it is first called and replayed from then on.
 

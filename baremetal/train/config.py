@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from baremetal.capture.fusion import chosen_fusions
 from baremetal.checkpoint.errors import plain_reason
 from baremetal.data.wording import did_you_mean
 from baremetal.errors import BaremetalError
@@ -111,6 +112,8 @@ class TrainConfig:
     """Run every step through Python instead of replaying a captured one (the same bits)."""
     native: bool = False
     """Compile the captured step into one function (small kernels may round differently)."""
+    fuse: str = "all"
+    """Fusions of the captured step: all, none, or names with commas between (the same bits)."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -127,6 +130,7 @@ class TrainConfig:
         rate = self.learning_rate
         _require("learning_rate", rate, 0 < rate <= LARGEST_RATE, f"above 0, up to {LARGEST_RATE}")
         _require("final_rate", self.final_rate, 0 <= self.final_rate <= 1, "from 0 to 1")
+        chosen_fusions(self.fuse)  # says which there are
         if self.native and self.eager:
             raise BaremetalError("--native and --eager: a step is compiled or run through Python")
         if self.width % self.heads:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from baremetal.capture import arena_plot
+from baremetal.capture.fusion import FusionRow, fusion_table
 from baremetal.data.track import untracked
 from baremetal.errors import BaremetalError
 from baremetal.kernels.limits import measure_limits
@@ -31,6 +32,8 @@ from baremetal.train.config import ModelName, OptimizerName, TrainConfig
 from baremetal.train.console import bar_when_slow
 from baremetal.train.recomputation import compare_policies, comparison_table
 from baremetal.train.trainer import Trainer
+
+OWN = ("compare_fusions", "compare_recompute", "folder", "json")  # the options that are no training run's
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class InspectConfig:
     """Microbatches per step."""
     optimizer: OptimizerName = "adamw"
     """Which update rule."""
+    fuse: str = "all"
+    """Fusions: all, none, or names with commas between; see 'baremetal train --help'."""
+    compare_fusions: bool = False
+    """Also time the step with and without each fusion, in turn."""
     compare_recompute: bool = False
     """Also time a step under each --recompute, side by side: memory, FLOP and time of each."""
     folder: str = "inspection"
@@ -72,8 +79,7 @@ class InspectConfig:
 
     def train_config(self) -> TrainConfig:
         """The same as a training run of one step."""
-        own = ("compare_recompute", "folder", "json")
-        options = {k: v for k, v in vars(self).items() if k not in own}
+        options = {k: v for k, v in vars(self).items() if k not in OWN}
         return TrainConfig(**options, steps=1)
 
 
@@ -82,7 +88,8 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
 
     Returns:
         A JSON-able object: `plan` (counts and bytes), `kernels` (the summary's rows), `limits` of
-        this machine, `recompute` (the comparison of policies, or None) and `files`.
+        this machine, `recompute` (the comparison of policies, or None), `savings` by fusion,
+        `fusions` (the step with and without each, if asked for) and `files`.
 
     Raises:
         BaremetalError: the model cannot be captured, or the folder cannot be made.
@@ -114,6 +121,7 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
     if config.compare_recompute:
         track = untracked if config.json else bar_when_slow
         comparison = compare_policies(trainer.config, trainer.data, track=track)
+    compared = trainer.captured.compare_fusions() if config.compare_fusions else []
     memory = plan.memory
     return {
         "plan": {
@@ -128,6 +136,8 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
         "kernels": summary,
         "limits": limits._asdict(),
         "recompute": comparison,
+        "savings": [saving._asdict() for saving in plan.savings],
+        "fusions": [row._asdict() for row in compared],
         "files": [str(path) for path in files],
     }
 
@@ -143,13 +153,24 @@ def inspection_text(result: dict[str, Any]) -> str:
             f"memory: {plan['buffers']} buffers, {format_bytes(plan['total_bytes'])} in all, "
             f"{format_bytes(plan['planned_bytes'])} as planned, "
             f"{format_bytes(plan['bound_bytes'])} at least",
+            *(
+                f"{row['fusion']}: {row['launches']} launches, "
+                f"{format_bytes(row['size_bytes'])} of traffic saved"
+                for row in result["savings"]
+            ),
             "",
             summary_table(result["kernels"]),
             "",
             *([] if comparison is None else [comparison_table(comparison), ""]),
+            *_comparison(result["fusions"]),
             *(f"written: {path}" for path in result["files"]),
         ]
     )
+
+
+def _comparison(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of fusions, if there is one."""
+    return [fusion_table([FusionRow(**row) for row in rows]), ""] if rows else []
 
 
 def _title(config: InspectConfig) -> str:

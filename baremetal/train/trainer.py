@@ -106,7 +106,7 @@ class Trainer:
         if captures:
             level: Level = "native" if config.native else "replay"
             named = self.optimizer.named_memory
-            self.captured = capture(self._arithmetic, level=level, named=named)
+            self.captured = capture(self._arithmetic, level=level, named=named, fuse=config.fuse)
 
     # ------------------------------------------------------------ one step
 

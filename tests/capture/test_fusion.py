@@ -118,7 +118,7 @@ def test_what_is_saved_is_counted_and_shown():
     assert not plain.savings
     text = fused.text()
     for name in ("add_layer_norm", "layer_norm_backward_add_sum", "gelu_tanh_backward_sum",
-                 "cross_entropy_backward"):  # fmt: skip
+                 "cross_entropy_and_backward"):  # fmt: skip
         assert re.search(rf" {name} ", text), text
     assert "residual_norm: " in text
     assert "loss_head: 1 launches and" in text
@@ -158,12 +158,16 @@ def test_what_each_bought_can_be_measured():
 
 
 def test_an_unknown_fusion_is_refused():
-    with pytest.raises(CaptureError, match=r"no fusion is called 'norms': choose among resid"):
+    with pytest.raises(
+        CaptureError, match=r"no fusion is called 'norms': choose all, none, or among resid"
+    ):
         capture(lambda x: x, fuse=("norms",))
 
 
-def test_a_single_name_is_a_name():
-    assert capture(lambda x: x, fuse="chains").fusions == ("chains",)
+def test_names_may_stand_in_one_string():
+    for fuse, expected in (("chains", ("chains",)), ("all", tuple(FUSIONS)), ("none", ()),
+                           ("chains,loss_head", ("loss_head", "chains"))):  # fmt: skip
+        assert capture(lambda x: x, fuse=fuse).fusions == expected
 
 
 # ---------------------------------------------------------------- any program at all

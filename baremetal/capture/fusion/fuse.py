@@ -35,21 +35,23 @@ FUSIONS: dict[str, Callable[[Draft], None]] = {
 }
 
 
-def chosen_fusions(fuse: bool | Sequence[str]) -> tuple[str, ...]:
+def chosen_fusions(fuse: bool | str | Sequence[str]) -> tuple[str, ...]:
     """The names of the fusions to do, in the order in which they are done.
 
     Args:
-        fuse: True for all, False for none, or names.
+        fuse: True or "all", False or "none", or names (in one string: with commas between).
 
     Raises:
         CaptureError: an unknown name.
     """
-    if isinstance(fuse, bool):
-        return tuple(FUSIONS) if fuse else ()
-    names = [fuse] if isinstance(fuse, str) else list(fuse)
+    if isinstance(fuse, bool) or fuse in ("all", "none"):
+        return tuple(FUSIONS) if fuse in (True, "all") else ()
+    names = fuse.split(",") if isinstance(fuse, str) else list(fuse)
     for name in names:
         if name not in FUSIONS:
-            raise CaptureError(f"no fusion is called {name!r}: choose among {', '.join(FUSIONS)}")
+            raise CaptureError(
+                f"no fusion is called {name!r}: choose all, none, or among {', '.join(FUSIONS)}"
+            )
     return tuple(name for name in FUSIONS if name in names)
 
 

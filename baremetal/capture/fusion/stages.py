@@ -113,7 +113,7 @@ def fused_name(launches: Sequence[RecordedLaunch]) -> str:
     for launch in launches:
         name = launch.kernel.name.removesuffix("_input").removesuffix("_weight")
         if names and name == f"{names[-1]}_backward":
-            name = "backward"
-        if name not in names or "backward" not in name:
+            name = "and_backward"
+        if name not in names or not name.endswith("_backward"):
             names.append(name)
     return "_".join(names)
