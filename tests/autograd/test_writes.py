@@ -1,4 +1,4 @@
-"""What launches really write, for every operation: never more than `kernels/effects.py` says."""
+"""What launches really write, for every operation: never more than their kernels declare."""
 
 import importlib.util
 import sys
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from baremetal.autograd import CPU, Device, Parameter
-from baremetal.kernels.effects import written_arrays
 from baremetal.nn import GPT, GPTConfig, Llama, LlamaConfig
 from baremetal.optim import SGD, AdamW, Muon, decay_groups
 
@@ -24,7 +23,7 @@ def watch(run, kernel, arrays, attributes):
     """A listener: run the launch, and refuse a change where none was announced."""
     before = [None if array is None else array.tobytes() for array in arrays]
     run()
-    announced = [arrays[i] for i in written_arrays(kernel, len(arrays)) if arrays[i] is not None]
+    announced = kernel.written(arrays)
     for position, (array, old) in enumerate(zip(arrays, before, strict=True)):
         shared = any(np.may_share_memory(array, other) for other in announced if array is not None)
         if array is not None and not shared:
