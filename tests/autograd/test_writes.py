@@ -1,4 +1,4 @@
-"""What launches really write, for every operation: never more than its kernels declare."""
+"""What launches really write, for every operation: never more than their kernels declare."""
 
 import importlib.util
 import sys

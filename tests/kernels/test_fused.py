@@ -60,6 +60,14 @@ RECIPES = {
         ],
         "",
     ),
+    "multiply_layer_norm_backward": (  # whole bands of a gradient that is made a tile at a time
+        [
+            (elementwise.multiply, "b c y", {}),
+            (norm.layer_norm_backward_input, "a weight y rows rows2 out", {}),
+            (norm.layer_norm_backward_weight, "a y rows rows2 dw db", {}),
+        ],
+        "y",
+    ),
     "gelu_tanh_backward_sum": (
         [
             (elementwise.gelu_tanh_backward, "a b y", {}),
@@ -77,7 +85,7 @@ RECIPES = {
         "y z",
     ),
 }
-NEEDS_BANDS = {"layer_norm_backward_add_sum", "rms_norm_backward_add", "gelu_tanh_backward_sum"}
+NEEDS_BANDS = {name for name in RECIPES if "backward" in name}
 VECTORS, PER_ROW = {"weight", "bias", "dw", "db", "sums"}, {"mean", "rstd", "rows", "rows2"}
 
 
