@@ -15,6 +15,9 @@ otherwise be idle time (P. Qi et al., "Zero Bubble Pipeline Parallelism", ICLR 2
 the two halves B and W). `backward(..., defer_weights=True)` therefore runs only the rules that
 lead to activations and returns what is still owed. Paying runs exactly the calls that were left
 out, in the order in which they would have run, so the gradients are the same to the last bit.
+
+Checkpoints. A *folded* node stands for a stretch of tape that was not kept (`recompute.py`). When
+its turn comes, the stretch is run again, and its nodes take the places that they would have had.
 """
 
 import heapq
@@ -23,10 +26,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from baremetal.autograd.backward_checks import check_guards, check_result, check_rules, freed
 from baremetal.autograd.device import Device
 from baremetal.autograd.errors import AutogradError
-from baremetal.autograd.op import Context, Op, Rule, owner
-from baremetal.autograd.tape import OUTPUT, Folded, Guard, Node, Unrecorded
+from baremetal.autograd.op import Context, Rule, owner
+from baremetal.autograd.tape import Folded, Node
 from baremetal.autograd.traced import Traced
 from baremetal.kernels.elementwise import add, copy
 
@@ -104,10 +108,10 @@ class _Sweep:
             self._unfold(node, grad, owned)
             return
         if node.guards:
-            _check_guards(node, context)
+            check_guards(node, context)
         op, parents = node.op, node.parents
         if len(op.rules) < len(op.inputs):
-            _check_rules(node)
+            check_rules(node)
         # If only one input gets a gradient, ours may become its: nobody else will read it.
         passes_on = owned and node.wanted == 1
         for rule in op.rules:
@@ -127,7 +131,7 @@ class _Sweep:
         gradient are the next in line, and have it complete.
         """
         if not isinstance(node, Folded):
-            raise _freed(node)
+            raise freed(node)
         arrived = [(node, grad, owned)]
         while self._waiting:
             other = self._waiting[0][1]
@@ -157,7 +161,7 @@ class _Sweep:
             parent = node.parents[position]
             if parent is None:
                 continue
-            _check_result(node, position, parent, result)
+            check_result(node, position, parent, result)
             if passes_on:
                 shared = _sees(result, context.saved)
             else:
@@ -196,7 +200,7 @@ class _Sweep:
         """Enter what such a rule computed, `into` our memory or into its own."""
         parent = node.parents[position]
         if into is None:
-            _check_result(node, position, parent, result)
+            check_result(node, position, parent, result)
             self.receive(node, parent, result, context, shared=False)
         elif not isinstance(parent, Node):
             parent.set_gradient(into)
@@ -224,7 +228,7 @@ class _Sweep:
         present = self.grads.get(parent)
         if present is None:
             if parent.context is None and not isinstance(parent, Folded):
-                raise _freed(parent)
+                raise freed(parent)
             self.grads[parent] = result
             if not shared:
                 self.owned.add(parent)
@@ -241,7 +245,7 @@ class _Sweep:
 
 def _later(node: Node, rule: Rule, context: Context, grad: np.ndarray) -> Callable[[_Sweep], None]:
     def work(sweep: _Sweep) -> None:
-        _check_guards(node, context)
+        check_guards(node, context)
         sweep.run_rule(node, rule, context, grad, passes_on=False)
 
     return work
@@ -273,77 +277,6 @@ def _sees(result: np.ndarray, others: tuple) -> bool:
 
 def _is_twice(result: np.ndarray, results: tuple) -> bool:
     return len(results) > 1 and sum(other is result for other in results) > 1
-
-
-# ---------------------------------------------------------------- what can go wrong on the way
-
-
-def _freed(node: Node) -> AutogradError:
-    if isinstance(node, Unrecorded):
-        return AutogradError(
-            f"backward reached what '{node.op.name}' made inside a checkpointed function, and that "
-            "did not leave it as its result (was it kept in an attribute?): return it as well"
-        )
-    return AutogradError(
-        f"backward reached '{node.op.name}' whose tape was already freed: call "
-        "backward(retain_tape=True) the first time, or run the forward again"
-    )
-
-
-def _check_rules(node: Node) -> None:
-    """Refuse a wanted input for which the operation declares no rule."""
-    op: Op = node.op
-    if op.variadic and op.rules:
-        return
-    covered = {position for rule in op.rules for position in rule.inputs}
-    for position, parent in enumerate(node.parents):
-        if parent is not None and position not in covered:
-            name = op.input_name(position)
-            raise AutogradError(
-                f"operation '{op.name}' has no gradient rule for its input '{name}': "
-                f"declare one with @{op.name}.vjp('{name}'), or detach() that input"
-            )
-
-
-def _check_guards(node: Node, context: Context) -> None:
-    for guard in node.guards:
-        version, seen, _, _ = guard
-        if version.count != seen:
-            raise AutogradError(
-                f"'{node.op.name}' saved {_saved_as(node, context, guard)} for its gradient, but "
-                f"that value was since changed in place by '{version.changed_by}' (version {seen} "
-                f"-> {version.count}): change a copy instead, or make the change before the "
-                "operation"
-            )
-
-
-def _saved_as(node: Node, context: Context, guard: Guard) -> str:
-    """What the operation calls the saved value and, if it has a name, what people call it."""
-    version, _, position, name = guard
-    if position == OUTPUT:
-        return f"its output (shape {node.shape})"
-    # A view has no name of its own, but shares the version of what it looks into.
-    parent = node.parents[position]
-    while isinstance(parent, Node) and parent.op.is_view:
-        parent = parent.parents[0]
-    if not name and isinstance(parent, Traced) and parent.version is version:
-        name = parent.name
-    called = f"{name!r}, " if name else ""
-    return f"its input '{node.op.input_name(position)}' ({called}shape {context.shapes[position]})"
-
-
-def _check_result(node: Node, position: int, parent: Any, result: Any) -> None:
-    if not isinstance(result, np.ndarray):
-        raise AutogradError(
-            f"the rule of '{node.op.name}' for '{node.op.input_name(position)}' returned "
-            f"{type(result).__name__}, expected an array: mend the rule"
-        )
-    if result.shape != parent.shape or result.dtype != parent.dtype:
-        name = node.op.input_name(position)
-        raise AutogradError(
-            f"the rule of '{node.op.name}' for '{name}' returned shape {result.shape} "
-            f"{result.dtype}, but '{name}' has shape {parent.shape} {parent.dtype}: mend the rule"
-        )
 
 
 # ---------------------------------------------------------------- the way in

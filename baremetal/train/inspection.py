@@ -33,12 +33,7 @@ from baremetal.train.console import bar_when_slow
 from baremetal.train.recomputation import compare_policies, comparison_table
 from baremetal.train.trainer import Trainer
 
-OWN = (
-    "compare_fuse",
-    "compare_recompute",
-    "folder",
-    "json",
-)  # the options that are no training run's
+OWN = ("compare_fusions", "compare_recompute", "folder", "json")  # no training run has these
 
 
 @dataclass(frozen=True)
@@ -71,12 +66,12 @@ class InspectConfig:
     """Microbatches per step."""
     optimizer: OptimizerName = "adamw"
     """Which update rule."""
-    compare_recompute: bool = False
-    """Also time a step under each --recompute, side by side: memory, FLOP and time of each."""
     fuse: str = "all"
     """Fusions: all, none, or names with commas between; see 'baremetal train --help'."""
-    compare_fuse: int = 0
-    """Rounds in which steps with and without each fusion are timed in turn; 0 for none."""
+    compare_fusions: bool = False
+    """Also time the step with and without each fusion, in turn."""
+    compare_recompute: bool = False
+    """Also time a step under each --recompute, side by side: memory, FLOP and time of each."""
     folder: str = "inspection"
     """Where the files go (made if need be; files of the same names are replaced)."""
     json: bool = False
@@ -94,7 +89,7 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
     Returns:
         A JSON-able object: `plan` (counts and bytes), `kernels` (the summary's rows), `limits` of
         this machine, `recompute` (the comparison of policies, or None), `savings` by fusion,
-        `fusions` (with and without each, if asked for), and `files`.
+        `fusions` (the step with and without each, if asked for) and `files`.
 
     Raises:
         BaremetalError: the model cannot be captured, or the folder cannot be made.
@@ -126,8 +121,7 @@ def inspect_step(config: InspectConfig) -> dict[str, Any]:
     if config.compare_recompute:
         track = untracked if config.json else bar_when_slow
         comparison = compare_policies(trainer.config, trainer.data, track=track)
-    rounds = config.compare_fuse
-    compared = trainer.captured.compare_fusions(rounds) if rounds else []
+    compared = trainer.captured.compare_fusions() if config.compare_fusions else []
     memory = plan.memory
     return {
         "plan": {

@@ -258,6 +258,72 @@ def test_named_tuples_keep_their_names():
     found.triple.sum().backward()
 
 
+# ---------------------------------------------------------------- the same bits, by chance
+
+
+def random_program(rng, depth=0):
+    """A list of (operation, three indices of operands, program inside or None)."""
+    program = []
+    for _ in range(rng.integers(1, 6)):
+        kind = rng.choice([*OPERATIONS, *(["inside"] * 3 if depth < 3 else [])])
+        inside = random_program(rng, depth + 1) if kind == "inside" else None
+        program.append((kind, rng.integers(0, 100, 3).tolist(), inside))
+    return program
+
+
+OPERATIONS = {
+    "add": lambda a, b, w, state: a + b,
+    "multiply": lambda a, b, w, state: a * b,
+    "tanh": lambda a, b, w, state: ops.tanh(a),
+    "gelu": lambda a, b, w, state: ops.gelu(a),
+    "softmax": lambda a, b, w, state: ops.softmax(a),
+    "linear": lambda a, b, w, state: ops.linear(a, w, w[0]),
+    "turned": lambda a, b, w, state: a @ w.T,
+    "norm": lambda a, b, w, state: ops.rms_norm(a, w[1]),
+    "transpose": lambda a, b, w, state: a.T,
+    "constant": lambda a, b, w, state: a * (b.detach() > 0.0),
+    "dropout": lambda a, b, w, state: ops.dropout(a, state, p=0.3, layer=1),
+}
+
+
+def perform(program, wrap, given, weights, state, around=()):
+    """Run a program on the values given, and on those that it finds around it."""
+    values = list(given)
+    for kind, (i, j, k), inside in program:
+        seen = [*values, *around]
+        a, b, w = seen[i % len(seen)], values[j % len(values)], weights[k % len(weights)]
+        if inside is None:
+            values.append(OPERATIONS[kind](a, b, w, state))
+            continue
+
+        def stretch(a, b, inside=inside, seen=tuple(seen)):
+            return perform(inside, wrap, (a, b), weights, state, seen)
+
+        values += wrap(stretch)(a, b)
+    return tuple(values[-2:])
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_random_programs_have_the_same_bits(seed):
+    """Checkpoints within checkpoints, values from anywhere, all of it deferred every other time."""
+    program = random_program(np.random.default_rng(seed))
+    found = []
+    for wrap in (as_it_is, checkpoint):
+        weights = [leaf(5, 5, seed=n, kind=Parameter) for n in (1, 2)]
+        x, state = leaf(5, 5, seed=3), np.array([1, 2, 0])
+        results = perform(program, wrap, (x * 0.5, x.tanh()), weights, state)
+        state[:] = 9  # of another step
+        loss = sum((ops.tanh(y) for y in results), start=x * 0.0).sum()
+        owed = loss.backward(defer_weights=bool(seed % 2))
+        if owed is not None:
+            owed.pay()
+        gradients = [x.grad, *(w.grad for w in weights)]
+        found.append(
+            [loss.item(), *(None if g is None else g.numpy().tobytes() for g in gradients)]
+        )
+    assert found[0] == found[1]
+
+
 # ---------------------------------------------------------------- less memory, little work
 
 

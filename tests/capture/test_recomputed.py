@@ -168,8 +168,7 @@ def run_stage(policy, slots):
     )
     rng = np.random.default_rng(2)
     xs, dys = rng.standard_normal((2, 3, *shape), np.float32)
-    for parameter in parameters:
-        parameter.zero_grad()
+    stage.model.zero_grad()
     found = {}
     for some in ([0, 1, 2],) if slots == 3 else ([0], [1], [2]):  # who are in flight together
         for m in some:
