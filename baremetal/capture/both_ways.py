@@ -126,7 +126,7 @@ def _join(
         buffers += late.buffers
         versions = [_append(launches, recording, late)]
         if twice:
-            standing = counterpart | _own_counterparts(early, late)
+            standing = counterpart | _own_counterparts(early, late, counterpart)
             begin = len(launches)
             for launch in _launches(recording, early):
                 launches.append(_moved(launch, standing))
@@ -181,7 +181,9 @@ def _counterparts(
     return found
 
 
-def _own_counterparts(early: RecordedSegment, late: RecordedSegment) -> dict[Buffer, Buffer]:
+def _own_counterparts(
+    early: RecordedSegment, late: RecordedSegment, counterpart: dict[Buffer, Buffer]
+) -> dict[Buffer, Buffer]:
     """Inputs and results of a segment: both versions have them in the same place."""
     pairs = [*zip(early.inputs, late.inputs, strict=True)]
     results = [x.operand for x in leaves(early.returned) if isinstance(x, Result)]
@@ -200,6 +202,8 @@ def _own_counterparts(early: RecordedSegment, late: RecordedSegment) -> dict[Buf
             if _kind(a.buffer) != _kind(b.buffer) or found.get(a.buffer, b.buffer) is not b.buffer:
                 raise _something_else(late.name)
             found[a.buffer] = b.buffer
+        elif counterpart.get(a.buffer) is not b.buffer:
+            raise _something_else(late.name)
     if len({*found.values()}) < len(found):
         raise _something_else(late.name)
     return found

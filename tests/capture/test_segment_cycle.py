@@ -222,6 +222,25 @@ def test_a_segment_that_does_something_else_the_second_time():
         capture_segments({F: forward}, inputs={F: (X,)}, slots=1)
 
 
+def test_a_gradient_segment_that_returns_something_else_the_second_time():
+    w = Parameter(np.ones(3, np.float32))
+    held, calls = [], []
+
+    def forward(x):
+        held[:] = [Tensor(x) * 2.0, Tensor(x) * 3.0]
+
+    def backward():
+        calls.append(0)
+        (held[0].detach() * w).sum().backward()
+        return held[len(calls) % 2]
+
+    x = np.ones(3, np.float32)
+    with pytest.raises(CaptureError, match="'backward' did not do the same"):
+        capture_segments(
+            {F: forward, "backward": backward}, inputs={F: (x,)}, parameters=[w], slots=1
+        )
+
+
 def test_what_a_gradient_segment_makes_is_not_handed_on():
     """Its two versions would leave it in two places."""
     w = Parameter(np.ones(3, np.float32))
