@@ -278,6 +278,10 @@ class Segments:
         """FLOPs and bytes of one microbatch: the sum of the segments'."""
         return sum((segment.cost for segment in self), ZERO)
 
+    def zero_grad(self) -> None:
+        """Begin a step: the parameters have no gradients. (The optimiser's `zero_grad` will do.)"""
+        self.gradients.none()
+
     def forget_outputs(self, slot: int) -> None:
         """The next microbatch overwrites them: whoever saved one for a backward will be told."""
         self.cycle.release(slot)

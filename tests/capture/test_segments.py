@@ -291,9 +291,11 @@ def test_accumulation_goes_on_from_what_was_there():
     )  # fmt: skip
     stage["all"].run(0, np.array([1.0, 2.0], np.float32))
     np.testing.assert_array_equal(w.grad.numpy(), [11, 22])
-    w.zero_grad()
-    stage["all"].run(0, np.array([1.0, 2.0], np.float32))
-    np.testing.assert_array_equal(w.grad.numpy(), [1, 2])
+    for begin in (w.zero_grad, stage.zero_grad):
+        begin()
+        assert w.grad is None
+        stage["all"].run(0, np.array([1.0, 2.0], np.float32))
+        np.testing.assert_array_equal(w.grad.numpy(), [1, 2])
     w.grad = np.array([5.0, 6.0], np.float32)  # goes into the same memory
     stage["all"].run(0, np.array([1.0, 2.0], np.float32))
     np.testing.assert_array_equal(w.grad.numpy(), [6, 8])
