@@ -65,7 +65,7 @@ class OverheadOptions:
     """The largest size, too (a minute or more for each contender)."""
     against: str = ",".join(AGAINST)
     """Contenders, as in 'bench step'. jax.scan runs with the small sizes only."""
-    rounds: int = 8
+    rounds: int = 6
     """How often the contenders take turns at each size."""
     seconds: float = 0.3
     """How long a turn lasts (one step at least)."""

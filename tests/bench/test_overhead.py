@@ -116,10 +116,11 @@ def test_every_size_runs_and_the_scan_only_where_calling_matters(measured):
 def test_ratios_shares_and_fixed_costs():
     result = curve()
     micro = result["models"][0]
+    micro["gemm_rate_flops"] = 1e11  # the machine was busy then: the best of the run counts
     work = micro["flops_per_step"]
     ours_s = 1e-6 + work / 2e11
     assert reading.speed_up(result, micro, "jax") == pytest.approx((2e-5 + work / 1e11) / ours_s)
-    assert reading.share(micro, "baremetal") == pytest.approx(work / ours_s / 4e11)
+    assert reading.share(result, micro, "baremetal") == pytest.approx(work / ours_s / 4e11)
     assert reading.step_s(micro, "jax.scan") is None
     fits = {fit["name"]: fit for fit in reading.fits(result)}
     for name, fixed_s in FIXED_S.items():

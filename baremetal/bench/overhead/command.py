@@ -21,7 +21,7 @@ def run_overhead(
     models: Sequence[str] = MODELS,
     large: bool = False,
     against: Sequence[str] = AGAINST,
-    rounds: int = 8,
+    rounds: int = 6,
     seconds: float = 0.3,
     threads: int,
     source: str = "",

@@ -6,7 +6,7 @@ level where fixed costs meet fixed costs, falling where work takes over. Below, 
 of NumPy's matrix product each step reaches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +41,16 @@ def curve_figure(curve: dict[str, Any]) -> "Figure":
     FigureCanvasAgg(figure)
     times, ratios, shares = figure.subplots(3, 1, sharex=True)
     names, own = reading.contenders(curve), reading.ours(curve)
-    _draw_fits(times, curve, names)
+    fitted = _draw_fits(times, curve, names)
     ends = [
-        _draw_lines(times, curve, names, reading.step_s, line=not reading.fits(curve)),
+        _draw_lines(times, curve, names, reading.step_s, without_line=fitted),
         _draw_lines(
             ratios, curve, [n for n in names if n != own],
             lambda result, name: reading.speed_up(curve, result, name),
         ),
-        _draw_lines(shares, curve, names, reading.share),
+        _draw_lines(
+            shares, curve, names, lambda result, name: reading.share(curve, result, name)
+        ),
     ]  # fmt: skip
     ratios.axhline(1.0, color=style.MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
     style.caption(times, "Median step (points), fitted fixed cost and work (lines)", "", "")
@@ -81,9 +83,13 @@ def _percent(value: float, _: int) -> str:
 
 
 def _draw_lines(
-    axes: "Axes", curve: dict[str, Any], names: list[str], value: Value, line: bool = True
+    axes: "Axes",
+    curve: dict[str, Any],
+    names: list[str],
+    value: Value,
+    without_line: Sequence[str] = (),
 ) -> list[tuple[str, float, float]]:
-    """A mark for each size, and a line through them; returns names and last points."""
+    """A mark for each size, and a line through most; returns names and last points."""
     style.dress(axes)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -96,7 +102,7 @@ def _draw_lines(
                 x.append(result["flops_per_step"])
                 y.append(found)
         number = reading.contenders(curve).index(name)
-        dashes = ("--" if name == "jax.scan" else "-") if line else "none"
+        dashes = "none" if name in without_line else "--" if name == "jax.scan" else "-"
         axes.plot(
             x, y, color=style.colour(number), linewidth=1.8, linestyle=dashes, markersize=5,
             marker=MARKERS[number % len(MARKERS)],
@@ -105,8 +111,10 @@ def _draw_lines(
     return ends
 
 
-def _draw_fits(axes: "Axes", curve: dict[str, Any], names: list[str]) -> None:
-    for fit in reading.fits(curve):
+def _draw_fits(axes: "Axes", curve: dict[str, Any], names: list[str]) -> list[str]:
+    """What was fitted, as lines; returns whose."""
+    fits = reading.fits(curve)
+    for fit in fits:
         work = [r["flops_per_step"] for r in curve["models"] if r["model"] in fit["models"]]
         x = np.geomspace(min(work), max(work), 100)
         numbers = [fit[key] for key in ("fixed_s", "top_rate_flops", "top_flops", "rise")]
@@ -115,6 +123,7 @@ def _draw_fits(axes: "Axes", curve: dict[str, Any], names: list[str]) -> None:
             color=style.colour(names.index(fit["name"])),
             linestyle="--" if fit["name"] == "jax.scan" else "-",
         )  # fmt: skip
+    return [fit["name"] for fit in fits]
 
 
 def _name_ends(axes: "Axes", ends: list[tuple[str, float, float]], names: list[str]) -> None:

@@ -1,7 +1,7 @@
 """What a measured curve says: speed-ups, shares of the machine's rate, fixed costs.
 
     speed-up      a contender's median step over that of the reference contender
-    share         model FLOP per second over the best rate of NumPy's matrix product in that run
+    share         model FLOP per second over the best rate of NumPy's matrix product in the run
     fixed cost    fitted over all sizes of a contender, at least four (`amdahl.py`)
 
 The reference contender is our natively compiled step where it was measured, else the replayed one.
@@ -62,12 +62,13 @@ def speed_up(curve: dict[str, Any], result: dict[str, Any], name: str) -> float 
     return None if own is None or other is None else other / own
 
 
-def share(result: dict[str, Any], name: str) -> float | None:
-    """Model FLOP per second, as a fraction of NumPy's matrix products in the same run."""
+def share(curve: dict[str, Any], result: dict[str, Any], name: str) -> float | None:
+    """Model FLOP per second, as a fraction of NumPy's matrix products at their best in the run."""
     seconds = step_s(result, name)
     if seconds is None:
         return None
-    return result["flops_per_step"] / seconds / result["gemm_rate_flops"]
+    best_rate = max(each["gemm_rate_flops"] for each in curve["models"])
+    return result["flops_per_step"] / seconds / best_rate
 
 
 def fits(curve: dict[str, Any]) -> list[dict[str, Any]]:

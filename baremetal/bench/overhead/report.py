@@ -27,9 +27,9 @@ def curve_text(curve: dict[str, Any]) -> str:
             "",
             SCAN_REMARK,
             "",
-            "share of the rate of NumPy's matrix product",
+            f"share of the rate of NumPy's matrix product, {_best_rate(curve)} at its best",
             "",
-            _by_model(curve, names, reading.share, lambda share: f"{100 * share:.2g} %"),
+            _by_model(curve, names, lambda r, n: reading.share(curve, r, n), _percent),
             "",
             *_fits(curve),
             launches_text(curve["launches"]),
@@ -45,6 +45,10 @@ def _note(curve: dict[str, Any]) -> list[str]:
     return [f"note: {curve['note']}", ""] if curve["note"] else []
 
 
+def _best_rate(curve: dict[str, Any]) -> str:
+    return format_rate(max(result["gemm_rate_flops"] for result in curve["models"]))
+
+
 def _by_model(curve: dict[str, Any], names: list[str], value: Any, form: Any) -> str:
     """A row for each model, a column for each contender."""
     rows = [
@@ -56,6 +60,10 @@ def _by_model(curve: dict[str, Any], names: list[str], value: Any, form: Any) ->
 
 def _ratio(value: float) -> str:
     return f"{value:.2f}x" if value < 10 else f"{value:.1f}x"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def _fits(curve: dict[str, Any]) -> list[str]:
