@@ -639,7 +639,8 @@ if find_spec("jax"):
     )
 else:
     print(f"JAX is not installed here: this was recorded on {curve['date']}, on the machine named")
-    print("below the table. 'pip install baremetal[peers]', and this cell measures it anew.\n")
+    print("below the table. To measure it anew: pip install 'baremetal[peers]', then this cell, or")
+    print("baremetal bench step --model micro --against baremetal.native,jax,jax.scan\n")
     micro = {**curve["models"][0], "machine": curve["machine"]}
 print(step_table(micro))
 
