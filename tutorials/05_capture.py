@@ -633,14 +633,14 @@ if find_spec("jax"):
     print("JAX is installed here, so this is measured now, on this machine:\n")
     micro = compare_steps(
         find_size("micro"),
-        ["baremetal.native", "jax", "jax.scan"],
+        ["baremetal.replay", "jax", "jax.scan"],
         rounds=3,
         threads=usable_cores(),
     )
 else:
     print(f"JAX is not installed here: this was recorded on {curve['date']}, on the machine named")
     print("below the table. To measure it anew: pip install 'baremetal[peers]', then this cell, or")
-    print("baremetal bench step --model micro --against baremetal.native,jax,jax.scan\n")
+    print("baremetal bench step --model micro --against baremetal.replay,jax,jax.scan\n")
     micro = {**curve["models"][0], "machine": curve["machine"]}
 print(step_table(micro))
 
@@ -663,7 +663,7 @@ rows = [
     ]
     for result in curve["models"]
 ]
-print(f"time of a step over that of {reading.ours(curve)}\n")
+print(f"time of a step over that of {reading.OURS}\n")
 print(table(rows, ["model", "FLOP a step", *peers]))
 show(
     curve_figure(curve),
@@ -707,7 +707,7 @@ print(table(rows, ["contender", "fixed cost of a step", "measured over fitted, b
 # %% tags=["answer"]
 jax_fit = next(fit for fit in fits if fit["name"] == "jax")
 for result in curve["models"]:
-    own_s, jax_s = (reading.step_s(result, name) for name in (reading.ours(curve), "jax"))
+    own_s, jax_s = (reading.step_s(result, name) for name in (reading.OURS, "jax"))
     saved_s = min(jax_fit["fixed_s"], jax_s) / 2
     faster = (jax_s - saved_s) / own_s
     print(f"{result['model']:<10} {jax_s / own_s:5.2f}x becomes {faster:5.2f}x")

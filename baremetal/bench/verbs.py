@@ -21,8 +21,8 @@ class StepOptions:
 
     model: str = "small"
     """micro (batch 1), micro-100 (batch 100), tiny, small, medium or large."""
-    against: str = "baremetal.native,baremetal.eager,torch"
-    """Separated by commas: baremetal.native, baremetal.eager, baremetal.reference, torch,
+    against: str = "baremetal.replay,baremetal.eager,torch"
+    """Separated by commas: baremetal.replay, baremetal.eager, baremetal.reference, torch,
     torch.compile, jax, jax.scan; or empty."""
     rounds: int = 10
     """How often the contenders take turns."""

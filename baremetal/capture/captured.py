@@ -80,6 +80,7 @@ class Captured:
         self._name = getattr(function, "__name__", repr(function))
         self._inputs: tuple[Any, ...] = ()  # our arrays, and what is frozen between them
         self._arrays: list[np.ndarray] = []  # the arrays alone
+        self._expected: list[tuple[Any, Any, Any]] = []  # all, with shape and dtype of arrays
         self._checks: Sequence[RecordedCheck] = ()
         self._returned: Any = None
         self._recording: Recording | None = None
@@ -165,6 +166,9 @@ class Captured:
         own = tuple(_own(value) for value in inputs)
         self._inputs = tuple(x.data if isinstance(x, Tensor) else x for x in own)
         self._arrays = [x for x in self._inputs if type(x) is np.ndarray]
+        self._expected = [
+            (x, getattr(x, "shape", None), getattr(x, "dtype", None)) for x in self._inputs
+        ]
         with Undo() as undo:  # whatever goes wrong on the way, the weights are as before
             returned, recording = record(self.function, own, self._device, undo)
             self._returned = mapped(returned, partial(self._as_result, recording))
@@ -197,26 +201,32 @@ class Captured:
             raise CaptureError(
                 f"{self._name} was captured with {len(self._inputs)} inputs, got {len(inputs)}"
             )
-        for position, (own, given) in enumerate(zip(self._inputs, inputs, strict=True)):
-            array = given.data if isinstance(given, Tensor) else given
-            # Usually an array of the right kind: a small step is as long as a few such lines.
-            if type(array) is np.ndarray and type(own) is np.ndarray:
-                if array.shape != own.shape or array.dtype is not own.dtype:
-                    self._check_alike(position, own, given)
-                own[...] = array
-            elif type(given) is not type(own) or given != own:
-                self._refuse_input(position, own, given)
-        self._check()
+        # Usually arrays of the right kind: a small step is as long as a few such lines.
+        for (own, shape, dtype), given in zip(self._expected, inputs, strict=True):
+            if type(given) is np.ndarray and given.shape == shape and given.dtype is dtype:
+                own[...] = given
+            else:
+                self._copy_unusual(own, given)
+        if self._checks:
+            self._check()
 
     def _check(self) -> None:
         """What the function checks of values from outside, before anything is launched."""
         for check in self._checks:
             check.function(*check.arrays)
 
-    def _check_alike(self, position: int, own: np.ndarray, given: Any) -> None:
-        """Equal dtypes need not be one object; anything else is refused."""
-        if given.shape != own.shape or given.dtype != own.dtype:
+    def _copy_unusual(self, own: Any, given: Any) -> None:
+        """A tensor, an equal dtype that is another object, something frozen: or refuse it."""
+        array = given.data if isinstance(given, Tensor) else given
+        if isinstance(array, np.ndarray) and isinstance(own, np.ndarray):
+            fits = array.shape == own.shape and array.dtype == own.dtype
+        else:
+            fits = type(given) is type(own) and given == own
+        if not fits:
+            position = next(i for i, mine in enumerate(self._inputs) if mine is own)
             self._refuse_input(position, own, given)
+        if isinstance(own, np.ndarray):
+            own[...] = array
 
     def _refuse_input(self, position: int, own: Any, given: Any) -> None:
         """Say what is wrong with this input."""

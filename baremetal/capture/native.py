@@ -15,8 +15,8 @@ bit. What is inlined may add a sum in another order, since a sum of sixteen is u
 of n is a loop. `inlined=False` calls everything, and then the whole step has the replay's bits.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class NativeStep:
 
     Attributes:
         source: the program's text.
+        run: does the step once, when `compile` was called.
 
     Raises:
         CaptureError: a launch has no compiled version.
@@ -50,7 +51,6 @@ class NativeStep:
         self, replay: Replay, name: str, named: Mapping[str, np.ndarray], inlined: bool = True
     ) -> None:
         from baremetal.kernels.native.abi import address_of
-        from baremetal.kernels.native.pool import POOL
 
         bound = [(one, _compiled(one, launches)) for one, launches in replay.bound_launches()]
         labels = label_arrays(iter(named.items()))
@@ -60,20 +60,22 @@ class NativeStep:
         self.source, bodies = write_program(calls, placer, name, inlined)
         self._fixed = np.array([address_of(array) for array in placer.fixed], np.int64)
         self._bodies = np.array(bodies, np.int64)
+        self.run: Callable[[], None] = _not_compiled
         self._arena, self._workspace = address_of(replay.arena), address_of(replay.workspace)
-        self._pool = POOL
-        self._step: Any = None
 
     def compile(self) -> None:
         """Make it ready to run: compile the program, or load it if this very text was compiled."""
         from baremetal.kernels.native.generated import load_generated
+        from baremetal.kernels.native.pool import POOL
         from baremetal.kernels.native.program import compile_program
 
-        self._step = compile_program(load_generated(self.source, "step").step)
+        step = compile_program(load_generated(self.source, "step").step)
+        tables = self._fixed.ctypes.data, self._bodies.ctypes.data
+        self.run = POOL.runner(step, self._arena, self._workspace, *tables)
 
-    def run(self) -> None:
-        """Do the step once (`compile` comes first)."""
-        self._pool.run_program(self._step, self._arena, self._workspace, self._fixed, self._bodies)
+
+def _not_compiled() -> None:
+    raise AssertionError("compile() comes first")
 
 
 def _compiled(recorded: RecordedLaunch, launches: "Sequence[Launch] | None") -> "Sequence[Launch]":

@@ -9,7 +9,7 @@ program that somebody would have written by hand who had all the sizes and all t
         run(MATMUL, 24, threads, words_f32((x, qkv_weight, linear, 192, 384, 128, ...)))
         ...
 
-    def step(arena, workspace, fixed, bodies, threads):
+    def step(arena, workspace, fixed_at, bodies_at, threads):
         blocks_forward(threads, arena, bodies, arena + 0, fixed[3], ...)
         blocks_forward(threads, arena, bodies, arena + 786432, fixed[15], ...)
 
@@ -34,7 +34,7 @@ from baremetal.capture.repeats import Node, Repeat, find_repeats
 WIDTH = 100
 LARGEST_SIZE = 1 << 60  # a word beyond is the bit pattern of a float64, not a size
 ARGUMENTS = ("arena", "workspace", "fixed", "bodies", "threads")  # of every function
-RESERVED = {*ARGUMENTS, "bits", "inline", "part", "run", "step"}
+RESERVED = {*ARGUMENTS, "bits", "inline", "part", "run", "step", "table"}
 
 
 def write_program(
@@ -131,8 +131,10 @@ class _Writer:
         step = _Function("step", [0])
         self._write(step, find_repeats(kinds))
         head = f'"""The whole of {len(self._calls)} native calls, once."""'
-        signature = "def step(arena, workspace, fixed, bodies, threads):"
-        self._parts.append(_function_text(signature, head, self._preamble(step) + step.lines))
+        signature = "def step(arena, workspace, fixed_at, bodies_at, threads):"
+        tables = ["fixed, bodies = table(fixed_at), table(bodies_at)"]
+        lines = tables + self._preamble(step) + step.lines
+        self._parts.append(_function_text(signature, head, lines))
         return "\n\n\n".join([self._header(placer, name), *self._parts]) + "\n"
 
     # ------------------------------------------------------------ functions
@@ -244,9 +246,10 @@ class _Writer:
                 '"""',
             ]
         )
-        imports = "from baremetal.kernels.native.program import bits, inline, part, run, words_f32"
-        if any(call.launch.dtype.itemsize == 8 for call in self._calls):
-            imports += ", words_f64"
+        imports = (
+            "from baremetal.kernels.native.program import (\n"
+            "    bits, inline, part, run, table, words_f32, words_f64,\n)"
+        )
         inlines = [f'{stem} = inline("{stem}")' for stem in sorted(self._inline)]
         return "\n\n".join(filter(None, [essay, imports, "\n".join(inlines)]))
 

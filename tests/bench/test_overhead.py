@@ -132,12 +132,6 @@ def test_ratios_shares_and_fixed_costs():
     assert result["machine"]["processor"] in text
 
 
-@pytest.mark.usefixtures("measured")
-def test_the_natively_compiled_step_is_the_yardstick_where_there_is_one():
-    assert reading.ours(curve()) == "baremetal"
-    assert reading.ours(curve(against=("jax", "baremetal.native"))) == "baremetal.native"
-
-
 def test_the_picture_has_a_line_for_each_contender_and_names_the_sizes(measured):
     figure = curve_figure(curve(against=("jax", "jax.scan", "torch")))
     times, ratios, shares = figure.axes

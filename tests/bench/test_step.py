@@ -248,7 +248,7 @@ def test_our_steps_are_those_of_a_loop_written_out(contender, name):
     [
         ("baremetal.reference", "micro-100"),
         ("baremetal.reference", "tiny"),
-        ("baremetal.native", "micro"),
+        ("baremetal.replay", "micro"),
     ],
 )
 def test_the_other_ways_have_our_losses(contender, name):

@@ -12,8 +12,8 @@ from baremetal.cli import main
 TIMES_S = {
     "baremetal.reference": 8e-3,
     "baremetal.eager": 4e-3,
-    "baremetal": 1e-3,
-    "baremetal.native": 0.5e-3,
+    "baremetal.replay": 1e-3,
+    "baremetal": 0.5e-3,
 }
 
 
@@ -60,11 +60,13 @@ def test_each_rung_is_compared_with_the_one_below():
 
 def test_replay_with_other_bits_than_eager_is_an_error_and_named(measured, capsys):
     assert main(["ladder", "step", "--model", "tiny"]) == 0
-    measured["baremetal.native"] = [2.0, 1.0000001]  # may add in another order
+    measured["baremetal"] = [2.0, 1.0000001]  # may add in another order
     assert main(["ladder", "step", "--model", "tiny"]) == 0
-    measured["baremetal"] = [2.0, 1.0000002]
+    measured["baremetal.replay"] = [2.0, 1.0000002]
     assert main(["ladder", "step", "--model", "tiny"]) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "NOT OK: baremetal: losses of other bits"
+    assert (
+        capsys.readouterr().out.splitlines()[-1] == "NOT OK: baremetal.replay: losses of other bits"
+    )
     assert main(["ladder", "step", "--model", "tiny", "--json"]) == 1
     printed = json.loads(capsys.readouterr().out)
     assert [rung["same_bits"] for rung in printed["rungs"]] == [True, False, False, False]

@@ -23,7 +23,7 @@ def test_four_files_and_their_figures(tmp_path, corpus, capsys):
     assert result["kernels"]["total"]["flops"] == plan["flops"]
     program = (folder / "step.py").read_text(encoding="utf-8")
     compile(program, "step.py", "exec")
-    assert "def step(arena, workspace, fixed, bodies, threads):" in program
+    assert "def step(arena, workspace, fixed_at, bodies_at, threads):" in program
     assert "blocks.0.attention.qkv.weight.grad, float32" in program
     text = (folder / "plan.txt").read_text(encoding="utf-8")
     assert len(text.splitlines()) == plan["launches"] + 2

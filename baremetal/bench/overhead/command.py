@@ -69,7 +69,7 @@ def run_overhead(
     if picture:
         draw_curve(curve, picture)
     if as_json:
-        whole = {**curve, "ours": reading.ours(curve), "fits": reading.fits(curve)}
+        whole = {**curve, "ours": reading.OURS, "fits": reading.fits(curve)}
         show(json.dumps(whole, indent=2))
         return
     show(curve_text(curve))

@@ -16,7 +16,7 @@ from baremetal.bench.step.compare import check_counts, compare_steps
 from baremetal.bench.step.sizes import find_size
 
 MODELS = ("micro", "micro-100", "tiny", "small", "medium")
-AGAINST = ("baremetal.native", "baremetal.eager", "torch", "torch.compile", "jax", "jax.scan")
+AGAINST = ("baremetal.replay", "baremetal.eager", "torch", "torch.compile", "jax", "jax.scan")
 # A scan removes the price of a call, which is nothing beside a step of many milliseconds.
 SCANNED = ("micro", "micro-100", "tiny", "small")
 PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "torch", "jax")

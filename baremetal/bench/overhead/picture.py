@@ -40,7 +40,7 @@ def curve_figure(curve: dict[str, Any]) -> "Figure":
     figure = Figure(figsize=size_in, dpi=style.DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     times, ratios, shares = figure.subplots(3, 1, sharex=True)
-    names, own = reading.contenders(curve), reading.ours(curve)
+    names, own = reading.contenders(curve), reading.OURS
     fitted = _draw_fits(times, curve, names)
     ends = [
         _draw_lines(times, curve, names, reading.step_s, without_line=fitted),

@@ -4,7 +4,7 @@
     share         model FLOP per second over the best rate of NumPy's matrix product in the run
     fixed cost    fitted over all sizes of a contender, at least four (`amdahl.py`)
 
-The reference contender is our natively compiled step where it was measured, else the replayed one.
+The reference contender is ours: the step as one compiled function.
 """
 
 import json
@@ -15,6 +15,8 @@ from baremetal.bench.overhead.amdahl import LEAST_SIZES, fit_step_times
 from baremetal.errors import BaremetalError
 
 RECORDED = Path(__file__).with_name("recorded.json")  # the curve that the docs and lesson 5 show
+
+OURS = "baremetal"  # which contender all are compared with
 
 
 def load_curve(path: str | Path) -> dict[str, Any]:
@@ -36,12 +38,6 @@ def load_curve(path: str | Path) -> dict[str, Any]:
     return curve
 
 
-def ours(curve: dict[str, Any]) -> str:
-    """Which contender all are compared with."""
-    names = [row["name"] for row in curve["models"][0]["rows"]]
-    return "baremetal.native" if "baremetal.native" in names else "baremetal"
-
-
 def contenders(curve: dict[str, Any]) -> list[str]:
     """Every contender that occurs, in the order of appearance."""
     rows = [row["name"] for result in curve["models"] for row in result["rows"]]
@@ -58,7 +54,7 @@ def step_s(result: dict[str, Any], name: str) -> float | None:
 
 def speed_up(curve: dict[str, Any], result: dict[str, Any], name: str) -> float | None:
     """How many times longer this contender's step takes than ours, at one size."""
-    own, other = step_s(result, ours(curve)), step_s(result, name)
+    own, other = step_s(result, OURS), step_s(result, name)
     return None if own is None or other is None else other / own
 
 

@@ -13,7 +13,7 @@ from baremetal.trace.units import format_rate, format_seconds
 def curve_text(curve: dict[str, Any]) -> str:
     """Steps, speed-ups, shares, fixed costs, launches, and what they were measured on."""
     names = reading.contenders(curve)
-    own = reading.ours(curve)
+    own = reading.OURS
     return "\n".join(
         [
             *_note(curve),

@@ -2,8 +2,8 @@
 
     1  baremetal.reference    NumPy kernels, through Python
     2  baremetal.eager        compiled kernels, through Python
-    3  baremetal              compiled kernels, the launches walked as a table
-    4  baremetal.native       the whole step one compiled function
+    3  baremetal.replay       compiled kernels, the launches walked as a table
+    4  baremetal              the whole step one compiled function
 
 The rungs take turns in processes of their own, as the contenders of `baremetal bench step` do. They
 are the same step, and their first losses must agree. The second and the third run the very same
@@ -24,8 +24,11 @@ from baremetal.trace.units import format_percent, format_seconds
 RUNGS = {
     "baremetal.reference": ("NumPy", "what each kernel is, to read"),
     "baremetal.eager": ("compiled kernels", "one pass over memory, vectorised, threaded"),
-    "baremetal": ("replay", "no tape, no packing, no allocation, no Python between launches"),
-    "baremetal.native": ("one function", "no table either: the compiler sees the whole step"),
+    "baremetal.replay": (
+        "replay",
+        "no tape, no packing, no allocation, no Python between launches",
+    ),
+    "baremetal": ("one function", "no table either: the compiler sees the whole step"),
 }
 EXACT = 2  # the rung, counted from 0, that has the bits of the one below
 

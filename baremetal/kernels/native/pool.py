@@ -24,6 +24,7 @@ it at once, so there is a lock at the door.
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -140,10 +141,17 @@ class ThreadPool:
         with self._lock:
             self._drive_all(table, self.threads)
 
-    def run_program(self, program: Any, *arguments: Any) -> None:
-        """Run a compiled program, whose last argument is the number of threads."""
-        with self._lock:
-            program(*arguments, self.threads)
+    def runner(
+        self, program: Any, arena: int, workspace: int, fixed: int, bodies: int
+    ) -> Callable[[], None]:
+        """A function that runs a compiled program (`program.py`) with these addresses."""
+        lock = self._lock
+
+        def run() -> None:  # a step of a microsecond is as long as this: nothing is looked up twice
+            with lock:
+                program(arena, workspace, fixed, bodies, self.threads)
+
+        return run
 
 
 POOL = ThreadPool()

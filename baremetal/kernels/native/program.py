@@ -35,7 +35,7 @@ from baremetal.kernels.native.compiler import (
 )
 from baremetal.kernels.native.pool import POOL
 
-__all__ = ["bits", "inline", "part", "run", "words_f32", "words_f64"]
+__all__ = ["bits", "inline", "part", "run", "table", "words_f32", "words_f64"]
 
 WORD = ir.IntType(64)
 
@@ -79,6 +79,16 @@ def bits(typing_context, value):
 
 
 @intrinsic
+def table(typing_context, address):
+    """An address as that of a table of integers, to be indexed."""
+
+    def generate(context, builder, signature, values):
+        return builder.inttoptr(values[0], WORD.as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), generate
+
+
+@intrinsic
 def _address(typing_context, pointer):
     """A pointer as an integer, which the parallel loop can hand to its threads."""
 
@@ -108,9 +118,9 @@ def part(function: Callable) -> Any:
     return numba.njit(nogil=True, **arithmetic(reassociate=False))(function)
 
 
-# The whole program: addresses of the arena and the workspace, then two tables of addresses (what
-# lies outside the arena; compiled bodies), and the number of threads.
-SIGNATURE = "void(int64, int64, int64[::1], int64[::1], int64)"
+# The whole program: where the arena and the workspace lie, where two tables of addresses lie (of
+# what is outside the arena; of compiled bodies), and the number of threads.
+SIGNATURE = "void(int64, int64, int64, int64, int64)"
 
 
 def compile_program(function: Callable) -> Any:
