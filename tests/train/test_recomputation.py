@@ -8,6 +8,7 @@ import pytest
 
 from baremetal.checkpoint import load_checkpoint
 from baremetal.cli import main
+from baremetal.nn import MLP
 from baremetal.nn.block import POLICIES
 from baremetal.train.build import build_data
 from baremetal.train.recomputation import compare_policies, comparison_table
@@ -65,6 +66,24 @@ def test_the_culprit_of_an_overflow_is_found_as_ever(tiny):
         trainer.train_step()
     for name, array in before.items():
         np.testing.assert_array_equal(array, state[name])
+
+
+class OverflowsBackwards(MLP):
+    """Forwards it adds a number that has become 0; backwards, a gradient times 1e50."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y + ((((y * 1e-25) * 1e-25) * 1e25) * 1e25)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_the_culprit_in_a_backward_pass_is_found_as_ever(tiny, eager):
+    """A recomputed launch belongs to no node that the search has seen: it is done without."""
+    trainer = Trainer(dataclasses.replace(tiny, recompute="block", eager=eager))
+    trainer.model.blocks[0].mlp.__class__ = OverflowsBackwards
+    where = r"in the gradient of blocks\.0\.mlp \(OverflowsBackwards\), kernel 'multiply'"
+    with pytest.raises(NonFiniteError, match=where):
+        trainer.train_step()
 
 
 def test_policies_side_by_side(tiny):
