@@ -100,19 +100,20 @@ def test_the_plan_computes_nothing_in_vain():
     assert {n: k for n, k in cheap.items() if k} == {"layer_norm": 2 * blocks, "gelu_tanh": blocks}
 
 
+@pytest.mark.parametrize("fuse", [False])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_the_most_that_is_alive_is_what_the_closed_form_says(policy):
+def test_the_most_that_is_alive_is_what_the_closed_form_says(policy, fuse):
     """Per position: what all blocks keep, one block at work, and the gradients on their way.
 
     The summit is in the last block, behind the product `down`: the gradients of the residual
-    stream (C) and of GELU's output (4 C), and GELU's output (4 C) if it is computed again. A fused
-    plan may stay below; above it, something is kept that should have been computed again.
+    stream (C) and of GELU's output (4 C), and GELU's output (4 C) if it is computed again. A fusion
+    that kept something alive which should be computed again would show.
     """
-    layers, width, heads = 4, 64, 4
-    config = GPTConfig(vocab_size=11, context=32, layers=layers, heads=heads, width=width)
+    layers, width, heads, batch, context = 4, 64, 4, 8, 64
+    config = GPTConfig(vocab_size=11, context=context, layers=layers, heads=heads, width=width)
     model = GPT(config, rng=np.random.default_rng(0))
     model.recompute = policy
-    tokens = np.zeros((BATCH, 32), np.int64)
+    tokens = np.zeros((batch, context), np.int64)
 
     def step(tokens):
         model.zero_grad()
@@ -120,7 +121,7 @@ def test_the_most_that_is_alive_is_what_the_closed_form_says(policy):
         loss.backward()
         return loss
 
-    captured = capture(step, fuse=False)  # the closed form counts what operations keep
+    captured = capture(step, fuse=fuse)
     captured(tokens)
     numbers = {
         "none": layers * (16 * width + heads + 4) + 5 * width,
@@ -128,8 +129,9 @@ def test_the_most_that_is_alive_is_what_the_closed_form_says(policy):
         "block": layers * width + (15 * width + heads + 4) + 5 * width,
     }
     memory = captured.plan.memory
+    if not fuse:
+        assert memory.bound_bytes == 4 * tokens.size * numbers[policy]
     assert memory.bound_bytes <= 4 * tokens.size * numbers[policy]
-    assert memory.bound_bytes > 0.95 * 4 * tokens.size * numbers[policy]
     assert memory.planned_bytes <= 1.05 * memory.bound_bytes
 
 
