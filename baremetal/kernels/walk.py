@@ -28,6 +28,7 @@ from baremetal.kernels.kernel import Kernel
 
 TILE_BYTES = 64 * 1024  # what a tile steps through: stays in second-level cache, mostly in first
 LARGEST_TILE_BYTES = 1024 * 1024  # where a tile is a whole band: must stay in second-level cache
+PIECES = 32  # at least as many tiles, so that there is work for as many threads
 BANDS_WORTH_IT = 4  # fewer bands are too few pieces to divide over threads
 
 
@@ -197,8 +198,7 @@ def tiling_of(walks: Sequence[Walk], size_bytes: int) -> Tiling | None:
                 return None
             bands.append((walk.band // rows_in_unit, walk.whole_bands))
     if not bands:
-        # Rather more pieces than a cache asks for than fewer than there are threads.
-        tile = max(1, min(fitting, units // 8))
+        tile = max(1, min(fitting, units // PIECES))
         return Tiling(units, tile, tile)
     item = math.lcm(*(band for band, _ in bands))
     whole = [band for band, is_whole in bands if is_whole]

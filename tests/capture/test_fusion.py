@@ -123,10 +123,27 @@ def test_what_is_saved_is_counted_and_shown():
     assert "residual_norm: " in text
     assert "loss_head: 1 launches and" in text
     assert fused.memory.planned_bytes <= 1.05 * fused.memory.bound_bytes
+    assert fused.memory.bound_bytes <= plain.memory.bound_bytes
 
 
-def test_the_traffic_of_residual_and_norm_is_what_the_essay_says():
-    """5 passes become 4 forward, 8 become 4 backward; vectors and numbers a row beside them."""
+@pytest.mark.parametrize("policy", ["selective", "block"])
+def test_what_is_computed_again_is_not_kept_after_all(policy):
+    """A recomputed norm reads the forward's sum; joined with it, it would run in the forward."""
+    results = []
+    for fuse in (False, True):
+        model, step = training("gpt")
+        model.recompute = policy
+        captured = capture(step, fuse=fuse)
+        losses = [captured(*batch)[0].item() for batch in batches()]
+        results.append((losses, captured.plan.memory.bound_bytes, len(captured.plan.launches)))
+    (losses, plain_bytes, launches), (fused_losses, fused_bytes, fused_launches) = results
+    assert losses == fused_losses
+    assert fused_bytes <= plain_bytes
+    assert fused_launches < launches
+
+
+def test_the_traffic_is_what_the_essays_say():
+    """Passes over (rows, width), and beside them vectors and numbers for each row."""
     _, step = training("gpt")
     captured = capture(step)
     captured(*batches()[0])
@@ -135,6 +152,8 @@ def test_the_traffic_of_residual_and_norm_is_what_the_essay_says():
     assert costs["add_layer_norm"] // pass_bytes == 4
     assert costs["layer_norm_backward_add_sum"] // pass_bytes == 4
     assert costs["gelu_tanh_backward_sum"] // (4 * pass_bytes) == 3
+    logit_bytes = pass_bytes // SIZES["width"] * SIZES["vocab_size"]
+    assert costs["cross_entropy_and_backward"] // logit_bytes == 2
 
 
 def test_dropout_before_a_residual_sum_never_reaches_memory():

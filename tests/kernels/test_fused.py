@@ -16,6 +16,7 @@ from baremetal.kernels import (
 )
 from baremetal.kernels.cost import moved
 from baremetal.kernels.fused import Fused, Scratch, Stage
+from baremetal.kernels.native import fused as native
 from baremetal.kernels.walk import TILE_BYTES, Walk, tiling_of, walk_of
 
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 1e30]
@@ -157,7 +158,7 @@ def test_the_bits_are_those_of_the_stages(name, data, run_in_pieces):
         mine = {k: None if v is None else v.copy() for k, v in arrays.items()}
         kernel, given_arrays = fused_of(name, mine)
         launches = kernel.pack(*given_arrays)
-        assert launches is not None
+        assert launches[0].body is native.stages_body
         if pieces:
             run_in_pieces(launches, pieces)
         else:
@@ -167,11 +168,31 @@ def test_the_bits_are_those_of_the_stages(name, data, run_in_pieces):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("trouble", ["tiling", "_are_told", "BLOCK"])
+def test_what_does_not_fit_a_tile_is_launched_stage_by_stage(name, trouble, monkeypatch):
+    """Too many words, a body that is not told where a scratch lies: other ways, the same bits."""
+    width = 256 if "dropout" in name else 33
+    arrays = make_arrays(520, width, np.float32, 3, False)
+    expected = {k: None if v is None else v.copy() for k, v in arrays.items()}
+    run_stages(name, expected)
+    kernel, given_arrays = fused_of(name, arrays)
+    if trouble == "tiling":
+        monkeypatch.setattr(kernel, "tiling", lambda whole: None)
+    else:
+        monkeypatch.setattr(native, trouble, 20 if trouble == "BLOCK" else lambda *_: False)
+    launches = kernel.pack(*given_arrays)
+    assert all(launch.body is not native.stages_body for launch in launches)
+    kernel.run(*given_arrays)
+    inner = RECIPES[name][1].split()
+    assert bits(arrays, inner) == bits(expected, inner)
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_reference_is_that_of_the_stages(name):
     width = 256 if "dropout" in name else 33
     arrays = make_arrays(520, width, np.float64, 3, False)
-    native = {k: None if v is None else v.copy() for k, v in arrays.items()}
-    kernel, given_arrays = fused_of(name, native)
+    compiled = {k: None if v is None else v.copy() for k, v in arrays.items()}
+    kernel, given_arrays = fused_of(name, compiled)
     kernel.run(*given_arrays)
     kernel, given_arrays = fused_of(name, arrays)
     kernel.reference(*given_arrays)
@@ -179,7 +200,7 @@ def test_the_reference_is_that_of_the_stages(name):
         assert (arrays[word] == -7).all()
     for key, array in arrays.items():
         if array is not None:
-            np.testing.assert_allclose(native[key], array, rtol=1e-9, atol=1e-11, err_msg=key)
+            np.testing.assert_allclose(compiled[key], array, rtol=1e-9, atol=1e-11, err_msg=key)
 
 
 def test_what_it_costs_is_what_goes_in_and_comes_out_once():

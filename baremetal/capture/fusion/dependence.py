@@ -6,14 +6,16 @@ buffer or, for arrays that were there before the step, by address; and a kernel 
 it writes (`Kernel.writes`). A strided operand counts with its gaps, which errs on the safe side.
 
 To put launches together that do not stand together, what stands between them must go before or
-after. `step_aside` decides: whatever depends on an earlier member, or on something that goes after
-for that reason, goes after; everything else goes before. If a later member depends on something
-that had to go after, there is no way.
+after. `step_aside` decides: whatever a later member depends on goes before, and what that depends
+on in turn; everything else goes after, that is, stays behind the first member, as it was. If
+something that must go before depends on an earlier member, there is no way. (To let everything go
+before that can would be as right, but a launch that runs earlier than it must, a recomputed
+activation say, takes memory for longer.)
 
     cross_entropy                     copy, divide            (the gradient's scale: before)
     copy               becomes        cross_entropy
     sum (of losses)                   cross_entropy_backward
-    divide                            sum                     (needs the losses: after)
+    divide                            sum                     (nothing here needs it: after)
     cross_entropy_backward
 """
 
@@ -78,17 +80,18 @@ def step_aside(
     """
     before: list[int] = []
     after: list[int] = []
-    touched: list[Span] = []  # by members so far, and by what goes after
-    moved: list[Span] = []  # by what goes after
-    for position, spans in enumerate(window):
+    needed: list[Span] = []  # by members, and by what goes before
+    pulled: list[Span] = []  # by what goes before
+    for position in reversed(range(len(window))):
+        spans = window[position]
         if position in members:
-            if conflict(moved, spans):
+            if conflict(pulled, spans):
                 return None
-            touched += spans
-        elif conflict(touched, spans):
-            after.append(position)
-            touched += spans
-            moved += spans
+            needed += spans
+        elif conflict(needed, spans):
+            before.insert(0, position)
+            needed += spans
+            pulled += spans
         else:
-            before.append(position)
+            after.insert(0, position)
     return before, after

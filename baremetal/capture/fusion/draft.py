@@ -8,6 +8,9 @@ for launches that belong together and asks for them to be merged, which is done 
     they agree              memory that one stage writes and another touches is stepped through by
                             both alike: step i of the one touches what step i of the other does
     it pays                 they share enough memory that it would leave the first-level cache
+    it costs no memory      the most that is alive at once does not grow: a norm that is computed
+                            again in the backward pass reads the forward's sum, and joined with it
+                            would have to keep what recomputation was there to drop
 
 `finish` turns the groups into launches again. A buffer that only one group touches, and that its
 stages write before they read it, is not needed as memory any more: it becomes a scratch of one
@@ -16,6 +19,7 @@ tile and disappears from the plan. Buffers that outlive the step (a kept one) ne
 
 from collections.abc import Callable, Iterator, Sequence
 
+from baremetal.capture.arena import Lifetime, lower_bound
 from baremetal.capture.fusion.dependence import Span, conflict, span_of, spans_of, step_aside
 from baremetal.capture.fusion.stages import agree, compose
 from baremetal.capture.recording import Buffer, Operand, RecordedLaunch
@@ -36,6 +40,8 @@ class Draft:
         self.groups: list[tuple[RecordedLaunch, ...]] = [(launch,) for launch in launches]
         self._spans = {id(launch): spans_of(launch) for launch in launches}
         self._places = {id(launch): number for number, launch in enumerate(launches)}
+        self._buffers = {id(launch): _transient(launch) for launch in launches}
+        self._most_bytes = self._alive_bytes(self.groups)
 
     # ------------------------------------------------------------ looking
 
@@ -91,12 +97,11 @@ class Draft:
         order = step_aside(spans, inside)
         if order is None:
             return False
-        before, after = order
-        self.groups[first : last + 1] = [
-            *(window[position] for position in before),
-            together,
-            *(window[position] for position in after),
-        ]
+        before, after = ([window[position] for position in positions] for positions in order)
+        groups = [*self.groups[:first], *before, together, *after, *self.groups[last + 1 :]]
+        if self._alive_bytes(groups) > self._most_bytes:
+            return False
+        self.groups = groups
         for number in range(first, len(self.groups)):
             for one in self.groups[number]:
                 self._places[id(one)] = number
@@ -116,6 +121,26 @@ class Draft:
                 return False
             seen += large
         return True
+
+    def _alive_bytes(self, groups: Sequence[Sequence[RecordedLaunch]]) -> int:
+        """The most bytes of transient buffers that are alive at once.
+
+        What only one group of several touches is not counted: it will be a scratch.
+        """
+        first: dict[Buffer, int] = {}
+        last: dict[Buffer, int] = {}
+        for number, group in enumerate(groups):
+            for launch in group:
+                for buffer in self._buffers[id(launch)]:
+                    first.setdefault(buffer, number)
+                    last[buffer] = number
+        return lower_bound(
+            [
+                Lifetime(buffer.size_bytes, start, last[buffer])
+                for buffer, start in first.items()
+                if start < last[buffer] or len(groups[start]) == 1
+            ]
+        )
 
     # ------------------------------------------------------------ finishing
 
@@ -139,3 +164,9 @@ class Draft:
                     if operand is not None and operand.buffer is not None:
                         users.setdefault(operand.buffer, set()).add(number)
         return lambda buffer: buffer.memory is None and len(users[buffer]) == 1
+
+
+def _transient(launch: RecordedLaunch) -> set[Buffer]:
+    """The buffers that a launch touches and that do not outlive the step."""
+    buffers = {one.buffer for one in launch.operands if one is not None}
+    return {buffer for buffer in buffers if buffer is not None and buffer.memory is None}

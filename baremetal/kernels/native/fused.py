@@ -30,10 +30,12 @@ from baremetal.kernels.fused import Fused, phantom
 from baremetal.kernels.native.abi import (
     Body,
     Launch,
+    address_of,
     body,
     integer,
     offset,
     pointer_i64,
+    scratch,
     stack,
 )
 from baremetal.kernels.native.broadcast import BLOCK, buffer
@@ -100,7 +102,12 @@ def stages_body(lo, hi, args):
 
 
 def pack_stages(fused: Fused, *arrays: np.ndarray) -> Sequence[Launch] | None:
-    """Pack a fused kernel; None where NumPy must do a stage, or the stages do not go together."""
+    """Pack a fused kernel: in tiles, or else stage by stage; None where NumPy must do a stage."""
+    return _in_tiles(fused, arrays) or _one_by_one(fused, arrays)
+
+
+def _in_tiles(fused: Fused, arrays: tuple[np.ndarray, ...]) -> Sequence[Launch] | None:
+    """All stages in one launch; None if they do not go together."""
     scratches = [phantom(*scratch) for scratch in fused.scratches]
     whole = (*arrays, *scratches)
     tiling = fused.tiling(whole)
@@ -110,7 +117,7 @@ def pack_stages(fused: Fused, *arrays: np.ndarray) -> Sequence[Launch] | None:
     afterwards: list[Launch] = []
     for kernel, given, attributes in fused.each_stage(whole):
         packed, walk = kernel.pack(*given, **attributes), walk_of(kernel, given, attributes)
-        if packed is None or walk is None:
+        if packed is None or walk is None or not _are_told(packed[0], given, scratches):
             return None
         launch = _row_by_row(packed[0])
         stages.append((launch, _items_in_tile(launch, walk, tiling)))
@@ -129,6 +136,34 @@ def pack_stages(fused: Fused, *arrays: np.ndarray) -> Sequence[Launch] | None:
     work = sum(launch.items * launch.work for launch, _ in stages)
     dtype = stages[0][0].dtype
     return [Launch(stages_body, dtype, head + words, items, -(-work // items)), *afterwards]
+
+
+def _one_by_one(fused: Fused, arrays: tuple[np.ndarray, ...]) -> Sequence[Launch] | None:
+    """The stages as they would be launched without being fused, each over the whole arrays."""
+    memory: dict[int, np.ndarray] = {}
+    scratches = [
+        memory.setdefault(number, scratch(*form)).reshape(form.shape)
+        for number, form in zip(fused.places[fused.inputs :], fused.scratches, strict=True)
+    ]
+    launches: list[Launch] = []
+    for kernel, given, attributes in fused.each_stage((*arrays, *scratches)):
+        packed = kernel.pack(*given, **attributes)
+        if packed is None:
+            return None
+        launches += packed
+    return launches
+
+
+def _are_told(launch: Launch, given: Sequence[Any], scratches: Sequence[np.ndarray]) -> bool:
+    """Whether a word of the launch stands for each scratch among these arrays, and no view of one.
+
+    A scratch has no memory of its own: a body that is not told where it lies must not run.
+    """
+    wanted = {id(x) for x in given} & {id(x) for x in scratches}
+    found = [x for x in launch.arrays if isinstance(x, np.ndarray)]
+    places = {address_of(x) for x in scratches}
+    views = [x for x in found if address_of(x) in places and id(x) not in wanted]
+    return wanted <= {id(x) for x in found} and not views
 
 
 def _row_by_row(launch: Launch) -> Launch:
