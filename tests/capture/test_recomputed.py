@@ -100,7 +100,7 @@ def test_the_plan_computes_nothing_in_vain():
     assert {n: k for n, k in cheap.items() if k} == {"layer_norm": 2 * blocks, "gelu_tanh": blocks}
 
 
-@pytest.mark.parametrize("fuse", [False])
+@pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_most_that_is_alive_is_what_the_closed_form_says(policy, fuse):
     """Per position: what all blocks keep, one block at work, and the gradients on their way.

@@ -267,3 +267,21 @@ def test_the_output_may_be_the_input(name):
     registry()[name].run(*arrays)
     registry()[name].run(*arrays[:-1], arrays[0])
     np.testing.assert_allclose(arrays[0], arrays[-1], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_where_the_arrays_lie_changes_no_bit(masked):
+    """Loops that store are vectorised only where arrays lie apart: no sum may be in one."""
+    x = np.random.default_rng(0).standard_normal((5, 5)).astype(np.float32)
+    memory = np.zeros(1024, np.uint8)
+    found = set()
+    for apart in range(100, 400, 4):  # bytes from x to out; x itself takes 100
+        moved = np.ndarray(x.shape, x.dtype, memory, 64)
+        out = np.ndarray(x.shape, x.dtype, memory, 64 + apart)
+        moved[...] = x
+        if masked:
+            masked_softmax.run(moved, np.ones(x.shape, np.bool_), out)
+        else:
+            softmax.run(moved, out)
+        found.add(out.tobytes())
+    assert len(found) == 1

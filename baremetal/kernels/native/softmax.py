@@ -1,7 +1,7 @@
-"""Softmax, compiled: one row at a time, three short loops that the compiler vectorises.
+"""Softmax, compiled: one row at a time, short loops that the compiler vectorises.
 
-Largest element; exponentials and their sum; division. A row of 65 sits in registers and first-level
-cache, one of 50,000 in second-level cache, so reading it three times is cheaper than the "online"
+Largest element; exponentials; their sum; division. A row of 65 sits in registers and first-level
+cache, one of 50,000 in second-level cache, so reading it several times is cheaper than the "online"
 form, whose running maximum makes every step wait for the one before.
 
 A row belongs to one thread, so its bits do not depend on the number of threads.
@@ -36,11 +36,14 @@ def softmax_body(lo, hi, args):
     for row in range(lo, hi):
         x, out = offset(pointer(args, 0), row * x_step), offset(pointer(args, 1), row * out_step)
         peak = largest(x, width)
+        for j in range(width):
+            out[j] = exp(x[j] - peak)
+        # A loop of its own. One that stores too is vectorised only if the compiler finds at run
+        # time that x and out do not overlap, and unvectorised it would add in another order: the
+        # bits would depend on where in memory the arrays lie.
         total = cast(args, 0)
         for j in range(width):
-            e = exp(x[j] - peak)
-            out[j] = e
-            total += e
+            total += out[j]
         scale = cast(args, 1) / total
         for j in range(width):
             out[j] *= scale
@@ -164,11 +167,11 @@ def masked_softmax_body(lo, hi, args):
         for j in range(width):
             out[j] = x[j] if mask[j] != 0 else nothing
         peak = largest(out, width)
+        for j in range(width):
+            out[j] = exp(out[j] - peak) if mask[j] != 0 else cast(args, 0)
         total = cast(args, 0)
         for j in range(width):
-            e = exp(out[j] - peak) if mask[j] != 0 else cast(args, 0)
-            out[j] = e
-            total += e
+            total += out[j]
         # Of what is kept, the largest gives exp(0) = 1: only a row without any sums to 0.
         scale = cast(args, 1) / total if total != cast(args, 0) else cast(args, 0)
         for j in range(width):
