@@ -18,6 +18,7 @@ import numpy as np
 
 from baremetal.capture.plan import Plan
 from baremetal.capture.recording import Buffer, Operand, RecordedLaunch
+from baremetal.kernels.fused import Fused
 from baremetal.trace import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ class Placer:
                 return self._called[operand.buffer]
             if operand.array is not None and self._address_of(operand.array) == address:
                 return f"{launch.kernel.name}_{role}"
-        return f"{launch.kernel.name}_constant"
+        is_fused = isinstance(launch.kernel, Fused)  # of its own it has the table of its bodies
+        return f"{launch.kernel.name}_{'stages' if is_fused else 'constant'}"
 
 
 def make_calls(
