@@ -98,7 +98,9 @@ def test_each_fusion_alone_keeps_the_bits(name):
     assert losses == fused_losses
     assert weights == fused_weights
     if name == "native-exact":
-        assert re.search(r"run\(STAGES_F32, \d+, threads, words_f32\(\(\w+_stages,", captured.source)
+        assert re.search(
+            r"run\(STAGES_F32, \d+, threads, words_f32\(\(\w+_stages,", captured.source
+        )
     else:
         assert [saving.fusion for saving in captured.plan.savings] == [name]
         assert captured.plan.savings[0].launches > 0
