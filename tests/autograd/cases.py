@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from baremetal.autograd import ops, registry
+from baremetal.autograd.storage import KEPT
 
 erf = np.vectorize(scalar_erf, otypes=[np.float64])
 
@@ -275,6 +276,15 @@ def _products() -> list[Case]:
         ),
         Case("linear", [normal(2, 3), normal(4, 3), normal(4)], lambda x, w, b: x @ w.T + b),
         Case("linear", [normal(2, 2, 3), normal(4, 3)], lambda x, w: x @ w.T, label="no bias"),
+        # Nothing is rounded here: the rules' algebra. What rounding does to them is no derivative
+        # that differences could measure; test_stored_linear.py checks it against float64 products.
+        Case(
+            "stored_linear",
+            [normal(2, 2, 3), normal(4, 3), normal(4)],
+            lambda x, w, b: x @ w.T + b,
+            {"inputs": KEPT, "weights": KEPT, "gradients": KEPT},
+            label="kept",
+        ),
     ]
 
 

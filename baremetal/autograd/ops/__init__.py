@@ -39,6 +39,7 @@ from baremetal.autograd.ops.reduction import argmax, logsumexp, max, mean, sum, 
 from baremetal.autograd.ops.rotary import rotary
 from baremetal.autograd.ops.shape import broadcast_to, concatenate, pad, reshape, transpose
 from baremetal.autograd.ops.softmax import log_softmax, softmax
+from baremetal.autograd.ops.stored_linear import stored_linear
 
 __all__ = [
     "absolute",
@@ -90,6 +91,7 @@ __all__ = [
     "softmax",
     "sqrt",
     "square",
+    "stored_linear",
     "subtract",
     "sum",
     "swiglu",

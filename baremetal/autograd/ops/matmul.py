@@ -111,7 +111,7 @@ def linear(
     ctx: Context, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None
 ) -> np.ndarray:
     """x (..., k) @ weight (n, k).T + bias (n,) -> (..., n); the weight's layout is PyTorch's."""
-    _check_linear(x, weight, bias)
+    check_linear(x, weight, bias)
     rows = as_rows(ctx, x)
     ctx.save(rows if ctx.needs[1] else None, weight if ctx.needs[0] else None)
     out = ctx.empty((*x.shape[:-1], weight.shape[0]), x.dtype)
@@ -147,7 +147,12 @@ def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> n
     return added(ctx, out, into, beta)
 
 
-def _check_linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:
+def check_linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:
+    """Refuse shapes that do not go together.
+
+    Raises:
+        BaremetalError: naming them.
+    """
     if x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[-1]:
         raise BaremetalError(
             f"linear: x has shape {x.shape}, weight {weight.shape}: expected x (..., k) and "

@@ -86,6 +86,7 @@ def _pointer_to(element: types.Type):
 
 pointer_i64 = _pointer_to(types.int64)
 pointer_i32 = _pointer_to(types.int32)
+pointer_u16 = _pointer_to(types.uint16)
 pointer_u8 = _pointer_to(types.uint8)  # booleans too: NumPy stores one per byte
 pointer_f32 = _pointer_to(types.float32)
 pointer_f64 = _pointer_to(types.float64)
