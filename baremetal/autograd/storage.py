@@ -89,6 +89,20 @@ class Storage:
 KEPT = Storage("float32")
 
 
+@dataclass(frozen=True)
+class LinearStorage:
+    """How one linear layer's matrices are stored: input, weight, and the output's gradient."""
+
+    inputs: Storage = KEPT
+    weights: Storage = KEPT
+    gradients: Storage = KEPT
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether anything is rounded at all."""
+        return self.inputs.is_narrow or self.weights.is_narrow or self.gradients.is_narrow
+
+
 class Stored(NamedTuple):
     """A matrix in storage: its codes, and what its scaling needs beside them (else None)."""
 
@@ -116,7 +130,8 @@ def load(ctx: Context, stored: Stored, shape: tuple[int, int], storage: Storage)
         return stored.codes
     scales, tile = stored.scales, _tile_of(storage, shape)
     if storage.scaling == "two-level":
-        assert stored.scales is not None and stored.scale_of_scales is not None
+        assert stored.scales is not None
+        assert stored.scale_of_scales is not None
         scales = _load_scales(ctx, stored.scales, stored.scale_of_scales)
     out = ctx.empty(shape, SINGLE)
     ctx.launch(dequantize, stored.codes, scales, out, format=storage.format, tile=tile)

@@ -12,6 +12,7 @@ The order within a step:
     square_sum(gradients, partial, squares)       Σ g², exact to the last bits, in any thread count
     clip_factor(squares, loss, scalars)           norm, factor, and the gate
     adamw(...) or sgd_momentum(...)               one pass
+    adjust_loss_scale(scalars, clean_steps)       if it is dynamic: for the next step
 
 *The gate.* A loss or a gradient that is NaN or infinite must never reach the weights, and by the
 time Python could look at it the step would be over. So `clip_factor` closes the gate inside the
@@ -99,6 +100,28 @@ def clip_factor(
 @clip_factor.costs
 def _(square_sum, loss, scalars, *, max_norm) -> Cost:
     return Cost(square_sum.size + 5, moved(square_sum, loss, scalars, scalars))
+
+
+@kernel(writes=("scalars", "clean_steps"))
+def adjust_loss_scale(
+    scalars: np.ndarray, clean_steps: np.ndarray, *, growth_interval: int, largest: float
+) -> None:
+    """After a step: halve the loss scale if the gate was closed, double it if long it was not.
+
+    clean_steps (1,) float64: steps since the scale last changed. Doubled after `growth_interval` of
+    them, up to `largest`; never less than 1.
+    """
+    clean_steps[0] = clean_steps[0] + 1 if scalars[GATE] > 0 else 0.0
+    if clean_steps[0] == 0.0:
+        scalars[LOSS_SCALE] = max(scalars[LOSS_SCALE] / 2, 1.0)
+    elif clean_steps[0] >= growth_interval:
+        scalars[LOSS_SCALE] = min(scalars[LOSS_SCALE] * 2, largest)
+        clean_steps[0] = 0.0
+
+
+@adjust_loss_scale.costs
+def _(scalars, clean_steps, *, growth_interval, largest) -> Cost:
+    return Cost(2, 2 * moved(scalars, clean_steps))
 
 
 @kernel(writes=("parameter", "m", "v"))

@@ -41,7 +41,7 @@ def tiles_of(shape: tuple[int, ...], tile: Tile) -> tuple[int, int]:
     return -(-shape[0] // tile[0]), -(-shape[1] // tile[1])
 
 
-@kernel
+@kernel(writes=("scales",))
 def tile_scales(x: np.ndarray, scales: np.ndarray, *, divisor: float, tile: Tile) -> None:
     """scales (tiles down, tiles across) = max(max |x| / divisor, the smallest normal float32).
 
@@ -60,7 +60,7 @@ def _(x, scales, *, divisor, tile) -> Cost:
     return Cost(2 * x.size + scales.size, moved(x, scales))
 
 
-@kernel
+@kernel(writes=("codes",))
 def quantize(
     x: np.ndarray, scales: np.ndarray | None, codes: np.ndarray, *, format: str, tile: Tile
 ) -> None:

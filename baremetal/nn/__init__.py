@@ -12,10 +12,12 @@ from baremetal.nn.layers import Dropout, DropoutState, Embedding, LayerNorm, Lin
 from baremetal.nn.llama import Llama, LlamaConfig
 from baremetal.nn.mlp import MLP, SwiGLU
 from baremetal.nn.module import Module, StateError
+from baremetal.nn.precision import PRECISIONS, Precision, find_precision, use_precision
 
 __all__ = [
     "GPT",
     "MLP",
+    "PRECISIONS",
     "Block",
     "CausalSelfAttention",
     "Dropout",
@@ -33,12 +35,15 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "Module",
+    "Precision",
     "RMSNorm",
     "StateError",
     "SwiGLU",
     "choose_token",
+    "find_precision",
     "from_hugging_face",
     "generate",
     "next_token_distribution",
     "to_hugging_face",
+    "use_precision",
 ]

@@ -9,6 +9,7 @@ released code).
 import numpy as np
 
 from baremetal.autograd import CPU, Device, Parameter, Tensor, ops
+from baremetal.autograd.storage import LinearStorage
 from baremetal.errors import BaremetalError
 from baremetal.kernels.elementwise import fill
 from baremetal.nn.module import Module
@@ -32,7 +33,14 @@ def ones(*shape: int) -> Parameter:
 
 
 class Linear(Module):
-    """y = x Wᵀ + b:  (..., in_features) -> (..., out_features).  W is (out, in), as in PyTorch."""
+    """y = x Wᵀ + b:  (..., in_features) -> (..., out_features).  W is (out, in), as in PyTorch.
+
+    Attributes:
+        storage: how x, W and the gradient of y are stored on their way into the products; None for
+            float32, as they are. `nn/precision.py` sets it.
+    """
+
+    storage: LinearStorage | None = None
 
     def __init__(
         self,
@@ -47,7 +55,9 @@ class Linear(Module):
         self.bias = zeros(out_features) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)
+        if self.storage is None:
+            return ops.linear(x, self.weight, self.bias)
+        return ops.stored_linear(x, self.weight, self.bias, storage=self.storage)
 
 
 class Embedding(Module):

@@ -2,6 +2,7 @@
 
 from baremetal.optim.adamw import AdamW
 from baremetal.optim.arena import ParameterArena
+from baremetal.optim.loss_scale import LossScale
 from baremetal.optim.muon import Muon
 from baremetal.optim.optimizer import Group, Optimizer, decay_groups
 from baremetal.optim.rates import learning_rate
@@ -11,6 +12,7 @@ __all__ = [
     "SGD",
     "AdamW",
     "Group",
+    "LossScale",
     "Muon",
     "Optimizer",
     "ParameterArena",

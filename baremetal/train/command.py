@@ -23,7 +23,9 @@ from baremetal.train.trainer import Trainer
 from baremetal.train.weights import SHAPE_FIELDS, Weights, weights_of
 
 # What a run keeps for life: with another value it would not be the same run.
-KEPT_FIELDS = (*SHAPE_FIELDS, "optimizer", "sampler", "seed", "name", "out")
+KEPT_FIELDS = (
+    *SHAPE_FIELDS, "optimizer", "precision", "loss_scale", "sampler", "seed", "name", "out",
+)  # fmt: skip
 
 
 @dataclass

@@ -21,11 +21,13 @@ from baremetal.errors import BaremetalError
 from baremetal.nn.block import Recompute
 from baremetal.optim.rates import ScheduleName
 
+LOSS_SCALES = "a number above 0, 'dynamic' or 'auto'"
 LARGEST_RATE = 1e30  # beyond it a float32 update overflows whatever the gradient is
 
 ModelName = Literal["gpt", "llama", "moe"]
 OptimizerName = Literal["adamw", "sgd", "muon"]
 SamplerName = Literal["random", "epoch"]
+PrecisionName = Literal["float32", "bf16", "fp16", "fp8", "fp8-block", "nvfp4"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ class TrainConfig:
     """AdamW: decay rate of the average gradient (for sgd and muon: momentum)."""
     beta2: float = 0.99
     """AdamW: decay rate of the average squared gradient."""
+    precision: PrecisionName = "float32"
+    """How the blocks' linear layers store their matrices; no CPU gets faster (gpt and llama)."""
+    loss_scale: str = "auto"
+    """Factor of the loss in backward, or 'dynamic'; 'auto' is dynamic for fp16 and 1 otherwise."""
     clip: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     seed: int = 1337
@@ -133,11 +139,34 @@ class TrainConfig:
         chosen_fusions(self.fuse)  # says which there are
         if self.native and self.eager:
             raise BaremetalError("--native and --eager: a step is compiled or run through Python")
+        self._check_precision()
         if self.width % self.heads:
             raise BaremetalError(
                 f"width {self.width} is no multiple of {self.heads} heads: each head takes an "
                 f"equal slice; try width {self.heads * (self.width // self.heads + 1)}"
             )
+
+    def _check_precision(self) -> None:
+        scale = self.fixed_loss_scale
+        is_scale = scale is None or 0 < scale < math.inf
+        _require("loss_scale", self.loss_scale, is_scale, LOSS_SCALES)
+        if self.model == "moe" and self.precision != "float32":
+            raise BaremetalError(
+                f"--precision {self.precision} of a mixture of experts: the experts' products have "
+                "no narrow storage here; choose --precision float32, or --model gpt or llama"
+            )
+
+    @property
+    def fixed_loss_scale(self) -> float | None:
+        """The number that --loss-scale names (NaN if it is none); None: it is dynamic."""
+        if self.loss_scale == "auto":
+            return None if self.precision == "fp16" else 1.0
+        if self.loss_scale == "dynamic":
+            return None
+        try:
+            return float(self.loss_scale)
+        except ValueError:
+            return math.nan
 
     @property
     def tokens_per_step(self) -> int:

@@ -28,7 +28,7 @@ from baremetal.trace import (
     summary_table,
     write_perfetto,
 )
-from baremetal.train.config import ModelName, OptimizerName, TrainConfig
+from baremetal.train.config import ModelName, OptimizerName, PrecisionName, TrainConfig
 from baremetal.train.console import bar_when_slow
 from baremetal.train.recomputation import compare_policies, comparison_table
 from baremetal.train.trainer import Trainer
@@ -72,6 +72,8 @@ class InspectConfig:
     """Also time the step with and without each fusion, in turn."""
     compare_recompute: bool = False
     """Also time a step under each --recompute, side by side: memory, FLOP and time of each."""
+    precision: PrecisionName = "float32"
+    """How the blocks' linear layers store their matrices."""
     folder: str = "inspection"
     """Where the files go (made if need be; files of the same names are replaced)."""
     json: bool = False
@@ -174,9 +176,10 @@ def _comparison(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _title(config: InspectConfig) -> str:
+    in_bits = "" if config.precision == "float32" else f", {config.precision}"
     return (
         f"One step of {config.model}: {config.layers} layers, width {config.width}, "
-        f"context {config.context}, batch {config.batch}"
+        f"context {config.context}, batch {config.batch}{in_bits}"
     )
 
 

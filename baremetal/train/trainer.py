@@ -17,6 +17,11 @@ to step lies in buffers that the plan reads: tokens, learning rate, dropout's st
 tokens. A mixture of experts routes in Python and cannot be captured; it runs eagerly, as everything
 does with `--eager`.
 
+With `--precision` the linear layers store their matrices in few bits (`nn/precision.py`), within the
+step; the weights that the optimiser holds, the checkpoints and the samples are float32. A dynamic
+loss scale (`optim/loss_scale.py`) may give a step up: its gate stays closed, the weights stay as
+they are, and the next step tries the next batch with half the scale.
+
 Gradient accumulation divides every microbatch's loss by the count of tokens in the whole step,
 not in the microbatch: the sum of the parts is then exactly the large batch's mean, also where
 some targets are ignored.
@@ -37,9 +42,9 @@ from baremetal.capture import Captured, Level, capture
 from baremetal.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from baremetal.data import TextData, Tokenizer
 from baremetal.errors import BaremetalError
-from baremetal.nn import DropoutState, LanguageModel
+from baremetal.nn import DropoutState, LanguageModel, use_precision
 from baremetal.nn.language_model import IGNORE_INDEX
-from baremetal.optim import Optimizer, learning_rate
+from baremetal.optim import LossScale, Optimizer, learning_rate
 from baremetal.train.blame import ONLY_IN_THE_NORM, find_first_non_finite
 from baremetal.train.build import build_data, build_model, build_optimizer
 from baremetal.train.config import TrainConfig
@@ -61,6 +66,8 @@ class StepReport:
         learning_rate: the rate used.
         gradient_norm: global norm before clipping.
         time_s: duration of the step in seconds (evaluation and saving not counted).
+        loss_scale: what the loss was multiplied by before backward.
+        skipped: the scale was too large, gradients overflowed, and the weights were left alone.
     """
 
     step: int
@@ -68,6 +75,8 @@ class StepReport:
     learning_rate: float
     gradient_norm: float
     time_s: float
+    loss_scale: float = 1.0
+    skipped: bool = False
 
 
 class Trainer:
@@ -93,7 +102,9 @@ class Trainer:
         vocab_size = self.data.tokenizer.vocab_size
         self.model = build_model(config, vocab_size) if model is None else model
         self.model.recompute = config.recompute
+        use_precision(self.model, config.precision)
         self.optimizer: Optimizer = build_optimizer(config, self.model)
+        self.loss_scale = LossScale(self.optimizer, config.fixed_loss_scale)
         self.sampler = self.data.sampler(config.batch, config.seed, config.sampler)
         self.step = 0
         self.best_val_loss = math.inf
@@ -127,6 +138,7 @@ class Trainer:
             final=config.final_rate,
         )
         self.optimizer.learning_rate = rate
+        scale = self.loss_scale.value
         first_sample = self.sampler.samples_seen
         for part in range(config.accumulate):
             self.sampler.next_batch(out=(self._inputs[part], self._targets[part]))
@@ -135,12 +147,12 @@ class Trainer:
             self._dropout.set(step=self.step)
         do_step = self._arithmetic if self.captured is None else self.captured
         loss = sum(part.item() for part in do_step(self._inputs, self._targets))
-        if not self.optimizer.last_step_was_finite:
-            self._explain_non_finite(first_sample)
+        skipped = not self.optimizer.last_step_was_finite
+        if skipped and not self.loss_scale.forgives(loss, scale):
+            self._explain_non_finite(first_sample, scale)
         self.step += 1
-        return StepReport(
-            self.step, loss, rate, self.optimizer.gradient_norm, time.perf_counter() - start
-        )
+        norm, time_s = self.optimizer.gradient_norm, time.perf_counter() - start
+        return StepReport(self.step, loss, rate, norm, time_s, scale, skipped)
 
     def _arithmetic(self, inputs: np.ndarray, targets: np.ndarray) -> list[Tensor]:
         """Everything a step computes, by launches alone: (parts, B, T) tokens to (parts) losses."""
@@ -150,11 +162,12 @@ class Trainer:
             if self._dropout is not None:
                 self._dropout.begin_microbatch(part * self.config.batch)
             loss = self.model.loss(inputs[part], targets[part], total=self._total)
-            loss.backward()
+            loss.backward(self.loss_scale.cotangent)
             losses.append(loss.detach())
         # Their sum is as finite as they are, and closes the gate if it is not.
         self.optimizer.clip(self.config.clip, functools.reduce(operator.add, losses))
         self.optimizer.step()
+        self.loss_scale.adjust()
         return losses
 
     @property
@@ -162,7 +175,7 @@ class Trainer:
         """The model's dropout state, if it has dropout."""
         return getattr(self.model, "dropout_state", None)
 
-    def _explain_non_finite(self, first_sample: int) -> None:
+    def _explain_non_finite(self, first_sample: int, scale: float) -> None:
         """Run the step's microbatches again, one by one, to find the culprit; then give up."""
         where = "but not when the step was repeated"
         self.model.recompute = "none"  # the same numbers, each of them computed once
@@ -171,7 +184,7 @@ class Trainer:
             batch = self.sampler.batch_at(number)
             if self._dropout is not None:
                 self._dropout.set(step=self.step, first_sample=part * self.config.batch)
-            forward = functools.partial(self.model.loss, *batch)
+            forward = functools.partial(self._scaled_loss, *batch, scale=scale)
             with np.errstate(all="ignore"):
                 where = find_first_non_finite(self.model, forward)
             if where != ONLY_IN_THE_NORM:
@@ -180,6 +193,11 @@ class Trainer:
             f"step {self.step + 1}: the loss or gradient is no longer finite; it first appeared "
             f"{where}; the weights are untouched. {self._advice()}"
         )
+
+    def _scaled_loss(self, inputs: np.ndarray, targets: np.ndarray, *, scale: float) -> Tensor:
+        """The loss as backward saw it."""
+        loss = self.model.loss(inputs, targets)
+        return loss if scale == 1.0 else loss * scale
 
     def _refuse_non_finite_evaluation(self, val_loss: float) -> None:
         """Every step was finite, and yet the model has become useless: stop, and do not save it."""
@@ -202,6 +220,8 @@ class Trainer:
         folder = None if self.run_folder is None else self.run_folder.checkpoints
         last = None if folder is None or not folder.is_dir() else latest_checkpoint(folder)
         advice = "Lower --learning-rate, or lengthen --warmup"
+        if self.config.fixed_loss_scale not in (None, 1.0):
+            advice += ", or lower --loss-scale"
         found = f"The last good checkpoint is {last}" if last else "There is no checkpoint yet"
         return f"{found}. {advice}"
 
@@ -278,11 +298,17 @@ class Trainer:
         save_checkpoint(
             self.run_folder.checkpoints,
             self.step,
-            tensors={"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()},
+            tensors=self._tensors(),
             state=self.state(),
             keep=self.config.keep,
             best=best,
         )
+
+    def _tensors(self) -> dict[str, dict[str, np.ndarray]]:
+        tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.loss_scale.is_dynamic:
+            tensors["loss_scale"] = self.loss_scale.state_dict()
+        return tensors
 
     def state(self) -> dict[str, Any]:
         """Everything but the tensors: configuration, sizes, sampler, tokenizer, best loss."""
@@ -309,6 +335,7 @@ class Trainer:
             )
         self.model.load_state_dict(checkpoint.tensors["model"])
         self.optimizer.load_state_dict(checkpoint.tensors["optimizer"])
+        self.loss_scale.load_state_dict(checkpoint.tensors.get("loss_scale", {}))
         self.sampler.load_state_dict(checkpoint.state["sampler"])
         self.step = checkpoint.step
         self.best_val_loss = checkpoint.state["best_val_loss"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from baremetal.autograd import ops, registry
-from baremetal.autograd.storage import KEPT
+from baremetal.autograd.storage import LinearStorage
 
 erf = np.vectorize(scalar_erf, otypes=[np.float64])
 
@@ -282,7 +282,7 @@ def _products() -> list[Case]:
             "stored_linear",
             [normal(2, 2, 3), normal(4, 3), normal(4)],
             lambda x, w, b: x @ w.T + b,
-            {"inputs": KEPT, "weights": KEPT, "gradients": KEPT},
+            {"storage": LinearStorage()},
             label="kept",
         ),
     ]

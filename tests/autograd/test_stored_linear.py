@@ -11,7 +11,7 @@ import pytest
 from baremetal import capture
 from baremetal.autograd import CPU, Device, Parameter, Tensor, ops
 from baremetal.autograd.op import Context
-from baremetal.autograd.storage import KEPT, Storage, load, store
+from baremetal.autograd.storage import KEPT, LinearStorage, Storage, load, store
 from baremetal.errors import BaremetalError
 
 BF16, E4M3, E5M2 = (
@@ -45,8 +45,7 @@ def numbers(*shape, seed=0):
 
 
 def layer(recipe):
-    inputs, weights, gradients = RECIPES[recipe]
-    return {"inputs": inputs, "weights": weights, "gradients": gradients}
+    return {"storage": LinearStorage(*RECIPES[recipe])}
 
 
 # ---------------------------------------------------------------- storage
@@ -136,8 +135,8 @@ def test_nothing_narrow_is_a_linear_layer_bit_for_bit():
     for narrow in (False, True):
         x = Tensor(numbers(6, 40), requires_grad=True)
         weight = Parameter(numbers(24, 40, seed=1))
-        kept = {"inputs": KEPT, "weights": KEPT, "gradients": KEPT}
-        y = ops.stored_linear(x, weight, **kept) if narrow else ops.linear(x, weight)
+        kept = LinearStorage()
+        y = ops.stored_linear(x, weight, storage=kept) if narrow else ops.linear(x, weight)
         y.backward(numbers(6, 24, seed=3))
         results.append([a.numpy().tobytes() for a in (y, x.grad, weight.grad)])
     assert results[0] == results[1]

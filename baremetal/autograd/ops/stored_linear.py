@@ -25,7 +25,7 @@ import numpy as np
 from baremetal.autograd.op import Context, op
 from baremetal.autograd.ops.layout import added, as_rows, contiguous, overwritable
 from baremetal.autograd.ops.matmul import check_linear
-from baremetal.autograd.storage import SINGLE, Storage, Stored, load, store
+from baremetal.autograd.storage import SINGLE, LinearStorage, Storage, Stored, load, store
 from baremetal.errors import BaremetalError
 from baremetal.kernels import matmul as kernels
 from baremetal.kernels.reduction import sum as sum_kernel
@@ -38,26 +38,24 @@ def stored_linear(
     weight: np.ndarray,
     bias: np.ndarray | None = None,
     *,
-    inputs: Storage,
-    weights: Storage,
-    gradients: Storage,
+    storage: LinearStorage,
 ) -> np.ndarray:
     """x (..., k) @ weight (n, k).T + bias (n,) -> (..., n), of x and weight as they are stored."""
     check_linear(x, weight, bias)
-    narrow = inputs.is_narrow or weights.is_narrow or gradients.is_narrow
-    if narrow and x.dtype != SINGLE:
+    if storage.is_narrow and x.dtype != SINGLE:
         raise BaremetalError(
             f"stored_linear of {x.dtype}: narrow storage is made from float32; use ops.linear"
         )
     rows = contiguous(ctx, as_rows(ctx, x))
     out = ctx.empty((*x.shape[:-1], weight.shape[0]), x.dtype)
     flat = as_rows(ctx, out)
-    stored = store(ctx, rows, inputs)
-    rounded = load(ctx, stored, rows.shape, inputs)
+    stored = store(ctx, rows, storage.inputs)
+    rounded = load(ctx, stored, rows.shape, storage.inputs)
+    rounded_weight = _rounded(ctx, weight, storage.weights)
     if bias is None:
-        ctx.launch(kernels.matmul, rounded, _rounded(ctx, weight, weights).T, flat)
+        ctx.launch(kernels.matmul, rounded, rounded_weight.T, flat)
     else:
-        ctx.launch(kernels.linear, rounded, _rounded(ctx, weight, weights), bias, flat)
+        ctx.launch(kernels.linear, rounded, rounded_weight, bias, flat)
     ctx.save(weight if ctx.needs[0] else None, *(stored if ctx.needs[1] else ()))
     ctx.remember(rows.shape)
     return out
@@ -65,8 +63,9 @@ def stored_linear(
 
 @stored_linear.vjp("x", accumulates=True)
 def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> np.ndarray:
-    weight = _rounded(ctx, ctx.saved[0], ctx.attributes["weights"])
-    grad = _rounded(ctx, as_rows(ctx, grad), ctx.attributes["gradients"])
+    storage = ctx.attributes["storage"]
+    weight = _rounded(ctx, ctx.saved[0], storage.weights)
+    grad = _rounded(ctx, as_rows(ctx, grad), storage.gradients)
     if into is None or not into.flags.c_contiguous:
         fresh = ctx.empty(ctx.shapes[0], grad.dtype)
         ctx.launch(kernels.matmul, grad, weight, as_rows(ctx, fresh))
@@ -77,9 +76,9 @@ def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> n
 
 @stored_linear.vjp("weight", accumulates=True)
 def _(ctx: Context, grad: np.ndarray, into: np.ndarray | None, beta: float) -> np.ndarray:
-    inputs = ctx.attributes["inputs"]
-    x = load(ctx, Stored(*ctx.saved[1:]), ctx.notes[0], inputs)
-    grad = _rounded(ctx, as_rows(ctx, grad), ctx.attributes["gradients"])
+    storage = ctx.attributes["storage"]
+    x = load(ctx, Stored(*ctx.saved[1:]), ctx.notes[0], storage.inputs)
+    grad = _rounded(ctx, as_rows(ctx, grad), storage.gradients)
     into = ctx.empty(ctx.shapes[1], grad.dtype) if into is None else into
     ctx.launch(kernels.matmul, grad.T, x, into, beta=beta)
     return into

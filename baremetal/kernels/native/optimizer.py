@@ -170,6 +170,26 @@ def clip_factor(square_sum, loss, scalars, *, max_norm):
     return [Launch(clip_factor_body, loss.dtype, words, 1)]
 
 
+@body
+def adjust_loss_scale_body(lo, hi, args):
+    """The next step's loss scale. Words: 0 scalars, 1 clean steps, 2 growth interval, 3 largest."""
+    scalars, clean_steps = pointer_f64(args, 0), pointer_f64(args, 1)
+    if not scalars[GATE] > 0:
+        clean_steps[0] = 0.0
+        scalars[LOSS_SCALE] = max(scalars[LOSS_SCALE] / 2.0, 1.0)
+        return
+    clean_steps[0] += 1.0
+    if clean_steps[0] >= integer(args, 2):
+        scalars[LOSS_SCALE] = min(scalars[LOSS_SCALE] * 2.0, scalar_f64(args, 3))
+        clean_steps[0] = 0.0
+
+
+def adjust_loss_scale(scalars, clean_steps, *, growth_interval, largest):
+    """Pack it: a single item, hence a single thread."""
+    words = (scalars, clean_steps, int(growth_interval), float(largest))
+    return [Launch(adjust_loss_scale_body, DOUBLE, words, 1)]
+
+
 def _flat(*arrays) -> bool:
     dtype = arrays[0].dtype
     return dtype in FLOATING and all(a.flags.c_contiguous and a.dtype == dtype for a in arrays)

@@ -38,7 +38,6 @@ from baremetal.kernels.native.abi import (
     pointer_u8,
     pointer_u16,
     scalar,
-    scalar_f64,
 )
 from baremetal.kernels.native.compiler import inlined
 from baremetal.kernels.native.vmath import like, select
@@ -125,8 +124,14 @@ def _format_words(f: NumberFormat) -> tuple[list[Any], list[Any]]:
     lost = 0x7F800000 if f.has_nan and not f.has_infinity else 0x7F800001
     encoding = [
         f.mantissa_bits, f.bits - 1,
-        (127 - f.bias) << f.mantissa_bits, largest, largest if f.saturates else infinity,
-        infinity if f.has_infinity else largest, nan if f.has_nan else 0, lost, f.smallest_normal, f.smallest * 2.0**23,
+        (127 - f.bias) << f.mantissa_bits,
+        largest,
+        largest if f.saturates else infinity,
+        infinity if f.has_infinity else largest,
+        nan if f.has_nan else 0,
+        lost,
+        f.smallest_normal,
+        f.smallest * 2.0**23,
     ]  # fmt: skip
     decoding = [
         f.mantissa_bits, f.bits - 1,
