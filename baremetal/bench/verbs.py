@@ -148,6 +148,34 @@ def _run_train(given: TrainOptions) -> None:
     print(_json(result) if given.json else race_table(result))
 
 
+# ---------------------------------------------------------------- precision
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """Train one small model in several precisions: what it learns, what it would save."""
+
+    precisions: str = "bf16,fp16,fp8,fp8-block,nvfp4"
+    """Separated by commas; float32 is always there."""
+    steps: int = 300
+    """Length of each run."""
+    seed: int = 1337
+    """Of the weights and the batches."""
+    plot: str = "precision.png"
+    """Picture of the loss curves (.png, .svg, .pdf); none: no picture."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def _run_precision(given: PrecisionOptions) -> None:
+    from baremetal.bench.precision.command import run_precision
+
+    run_precision(
+        _names(given.precisions), steps=given.steps, seed=given.seed, plot=given.plot,
+        as_json=given.json,
+    )  # fmt: skip
+
+
 # ---------------------------------------------------------------- all of them
 
 
@@ -164,6 +192,9 @@ BENCHMARKS = {
     "overhead": Benchmark("that for all sizes: the curve", OverheadOptions, _run_overhead),
     "launches": Benchmark("what one launch costs", LaunchesOptions, _run_launches),
     "train": Benchmark("the default run to its end", TrainOptions, _run_train),
+    "precision": Benchmark(
+        "one training in 32, 16, 8 and 4 bits", PrecisionOptions, _run_precision
+    ),
 }
 
 

@@ -112,7 +112,8 @@ def use_precision(model: Module, precision: Precision | str) -> None:
     """
     recipe = find_precision(precision) if isinstance(precision, str) else precision
     narrow = recipe.inside.is_narrow
-    for layer, block, blocks in _layers_of(model, narrow):
+    # All of them before the first is changed: a refusal leaves the model as it was.
+    for layer, block, blocks in list(_layers_of(model, narrow)):
         layer.storage = recipe.storage_of(block, blocks) if narrow else None
 
 

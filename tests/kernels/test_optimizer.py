@@ -23,6 +23,7 @@ from baremetal.kernels.optimizer import (
     SQUARE_SUM_BLOCK,
     STEP,
     adamw,
+    adjust_loss_scale,
     clip_factor,
     sgd_momentum,
     square_sum,
@@ -48,7 +49,7 @@ def run(kernel, kernels, *arrays, **attributes):
 
 def test_every_kernel_has_a_native_version_a_cost_and_a_test_here():
     names = {k.name for k in registry().values() if k.__module__ == family.__name__}
-    assert names == {"adamw", "sgd_momentum", "square_sum", "clip_factor"}
+    assert names == {"adamw", "sgd_momentum", "square_sum", "clip_factor", "adjust_loss_scale"}
     p, g, m, v = (np.zeros(10, np.float32) for _ in range(4))
     partial, one = np.zeros(1), np.zeros(1)
     calls = {
@@ -56,6 +57,11 @@ def test_every_kernel_has_a_native_version_a_cost_and_a_test_here():
         "sgd_momentum": ((p, g, m, scalars()), SGD, 5 * 40 + 56),
         "square_sum": ((p, partial, one), {}, 40 + 8 + 8 + 8),
         "clip_factor": ((one, p[:1], scalars()), {"max_norm": 1.0}, 8 + 4 + 56 + 56),
+        "adjust_loss_scale": (
+            (scalars(), one),
+            {"growth_interval": 3, "largest": 64.0},
+            2 * (56 + 8),
+        ),
     }
     for name, (arrays, attributes, size_bytes) in calls.items():
         assert getattr(native, name)(*arrays, **attributes) is not None
@@ -297,3 +303,24 @@ def test_one_thread_and_all_threads_give_the_same_bits(dtype):
     finally:
         POOL.set_threads(threads)
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@given(gates=st.lists(st.booleans(), max_size=30), interval=st.integers(1, 4))
+def test_the_loss_scale_follows_its_rule(kernels, gates, interval):
+    """Halved by each closed gate, doubled after `interval` open ones in a row, from 1 to 64."""
+    buffer, clean_steps = scalars(scale=16.0), np.zeros(1)
+    scale, clean = 16.0, 0
+    for is_open in gates:
+        buffer[GATE] = 1.0 if is_open else 0.0
+        attributes = {"growth_interval": interval, "largest": 64.0}
+        run(adjust_loss_scale, kernels, buffer, clean_steps, **attributes)
+        clean = clean + 1 if is_open else 0
+        if not is_open:
+            scale = max(scale / 2, 1.0)
+        elif clean == interval:
+            scale, clean = min(2 * scale, 64.0), 0
+        assert (buffer[LOSS_SCALE], clean_steps[0]) == (scale, clean)
+    untouched = scalars(gate=buffer[GATE])
+    others = [i for i in range(SCALARS) if i != LOSS_SCALE]
+    assert buffer[others].tolist() == untouched[others].tolist()

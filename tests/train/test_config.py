@@ -34,6 +34,11 @@ def test_every_field_is_documented():
         ({"clip": float("inf")}, ["--clip inf", "finite"]),
         ({"learning_rate": 1e39}, ["--learning-rate", "up to"]),
         ({"dropout": 1.0}, ["--dropout", "from 0 up to 1"]),
+        ({"precision": "fp4"}, ["precision = 'fp4'", "nvfp4"]),
+        ({"loss_scale": "high"}, ["--loss-scale high", "'dynamic'"]),
+        ({"loss_scale": "0"}, ["--loss-scale 0", "above 0"]),
+        ({"loss_scale": "inf"}, ["--loss-scale inf", "above 0"]),
+        ({"model": "moe", "precision": "fp8"}, ["--precision fp8", "mixture of experts"]),
     ],
 )
 def test_mistakes_are_named(values, words):
@@ -42,6 +47,16 @@ def test_mistakes_are_named(values, words):
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_fp16_has_a_dynamic_loss_scale_of_its_own():
+    for options, scale in (
+        ({}, 1.0),
+        ({"precision": "fp16"}, None),
+        ({"precision": "fp16", "loss_scale": "1024"}, 1024.0),
+        ({"precision": "fp8", "loss_scale": "dynamic"}, None),
+    ):
+        assert TrainConfig(**options).fixed_loss_scale == scale
 
 
 def test_a_whole_number_serves_as_a_float():

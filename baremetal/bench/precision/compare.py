@@ -1,0 +1,102 @@
+"""Train the same small model from the same seed in each precision.
+
+Same weights, same batches, same learning rates: what differs between two curves is the rounding.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from baremetal.bench.contender import check_at_least_one
+from baremetal.bench.machine import describe_machine
+from baremetal.bench.precision.accounting import account_for
+from baremetal.bench.precision.rates import BY_BITS
+from baremetal.nn import PRECISIONS, find_precision
+from baremetal.train.build import build_data
+from baremetal.train.config import TrainConfig
+from baremetal.train.trainer import StepReport, Trainer
+ALL = tuple(PRECISIONS)
+LAST = 20  # steps whose mean is the training loss that is reported
+NO_FASTER = (
+    "No CPU gets faster by this: the numbers are rounded and read back, and multiplied in float32."
+)
+
+# Four blocks, so that nvfp4 has two inside; large enough to learn, small enough to wait for.
+BASE = TrainConfig(
+    layers=4, heads=4, width=64, context=64, batch=8, warmup=30, learning_rate=4e-3, eval_batches=20
+)
+
+
+def compare_precisions(
+    names: Sequence[str],
+    *,
+    steps: int,
+    seed: int = BASE.seed,
+    on_step: Callable[[str, StepReport], None] = lambda name, report: None,
+    base: TrainConfig = BASE,
+) -> dict[str, Any]:
+    """Train once in each precision, float32 first, and return one JSON-able object.
+
+    Args:
+        names: of the recipes in `nn/precision.py`; float32 is always among them.
+        steps: length of each run.
+        seed: of the weights and the batches.
+        on_step: told of each step.
+        base: the run that all share.
+
+    Returns:
+        `rows`, one per precision (losses in nats per token, sizes in bytes, `step_s` measured here,
+        `product_time` modelled, relative to float32); `curves`, the training losses by precision;
+        `rates`, what the model assumes; and the machine.
+
+    Raises:
+        BaremetalError: an unknown precision, or no steps.
+    """
+    check_at_least_one(steps=steps)
+    names = list(dict.fromkeys(["float32", *(find_precision(name).name for name in names)]))
+    config = dataclasses.replace(base, steps=steps, seed=seed)
+    data = build_data(config)
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, list[float]] = {}
+    for name in names:
+        trainer = Trainer(dataclasses.replace(config, precision=name), data=data)
+        reports = []
+        for _ in range(steps):
+            reports.append(trainer.train_step())
+            on_step(name, reports[-1])
+        curves[name] = [report.train_loss for report in reports]
+        rows.append({"precision": name, **_figures(trainer, reports)})
+    full_s = rows[0]["product_time_s"]
+    for row in rows:
+        row["val_difference"] = row["val_loss"] - rows[0]["val_loss"]
+        row["product_time"] = row.pop("product_time_s") / full_s
+    return {
+        "steps": steps,
+        "parameters": trainer.model.num_parameters(),
+        "tokens_per_step": config.tokens_per_step,
+        "rows": rows,
+        "curves": curves,
+        "rates": {str(bits): rate for bits, rate in BY_BITS.items()},
+        "note": NO_FASTER,
+        "machine": describe_machine(),
+    }
+
+
+def _figures(trainer: Trainer, reports: list[StepReport]) -> dict[str, Any]:
+    assert trainer.captured is not None
+    plan = trainer.captured.plan
+    account = account_for(plan)
+    last = [report.train_loss for report in reports[-LAST:]]
+    return {
+        "train_loss": sum(last) / len(last),
+        "val_loss": trainer.evaluate(),
+        "skipped_steps": sum(report.skipped for report in reports),
+        "step_s": statistics.median(report.time_s for report in reports),
+        "arena_bytes": plan.memory.planned_bytes,
+        "read_bytes": account.read_bytes,
+        "written_bytes": account.written_bytes,
+        "product_flops": {str(bits): flops for bits, flops in account.flops.items()},
+        "product_time_s": account.least_time_s(),
+    }
+
