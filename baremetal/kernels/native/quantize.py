@@ -264,10 +264,13 @@ def dequantize_4_body(lo, hi, args):
         scales = offset(pointer(args, 1), row // tall * across)
         out = offset(pointer(args, 2), row * columns)
         for tile in range(across):
-            for j in range(tile * wide, min((tile + 1) * wide, columns)):
-                both = np.int64(codes[j // 2])
-                code = both >> 4 if j % 2 != 0 else both & 15
-                out[j] = decoded(code, args) * scales[tile]
+            end = min((tile + 1) * wide, columns)
+            for pair in range(tile * wide // 2, end // 2):
+                both = np.int64(codes[pair])
+                out[2 * pair] = decoded(both & 15, args) * scales[tile]
+                out[2 * pair + 1] = decoded(both >> 4, args) * scales[tile]
+            if end % 2 != 0:
+                out[end - 1] = decoded(np.int64(codes[end // 2]) & 15, args) * scales[tile]
 
 
 @inlined
