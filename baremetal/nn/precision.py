@@ -22,11 +22,11 @@ small updates add up unrounded.)
 What these reports do and we do not. They scale along the axis that each product sums over, and make
 second copies for the weight gradient; NVIDIA rotates that one's operands (a random Hadamard
 transform) and rounds gradients at random; DeepSeek adds up in float32 every 128 products, since
-Hopper's tensor cores keep fewer bits. They keep the stream between layers in bfloat16. NVIDIA leaves
-about a sixth of the linear layers in bf16; ours, with few blocks, is more.
+Hopper's tensor cores keep fewer bits. They keep the stream between layers in bfloat16. NVIDIA
+leaves about a sixth of the linear layers in bf16; of our few blocks the two ends are more.
 
-None of it makes a CPU faster: the numbers are read back into float32 and multiplied there, and the
-rounding comes on top. It shows what training makes of few bits.
+The CPU gains no speed from any of it: the numbers are read back into float32 and multiplied there,
+and the rounding comes on top. What it shows is what training makes of few bits.
 """
 
 from collections.abc import Iterator

@@ -89,7 +89,7 @@ class TrainConfig:
     beta2: float = 0.99
     """AdamW: decay rate of the average squared gradient."""
     precision: PrecisionName = "float32"
-    """How the blocks' linear layers store their matrices; no CPU gets faster (gpt and llama)."""
+    """How the blocks' linear layers store their matrices (gpt, llama); the CPU gains no speed."""
     loss_scale: str = "auto"
     """Factor of the loss in backward, or 'dynamic'; 'auto' is dynamic for fp16 and 1 otherwise."""
     clip: float = 1.0

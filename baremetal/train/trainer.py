@@ -17,10 +17,10 @@ to step lies in buffers that the plan reads: tokens, learning rate, dropout's st
 tokens. A mixture of experts routes in Python and cannot be captured; it runs eagerly, as everything
 does with `--eager`.
 
-With `--precision` the linear layers store their matrices in few bits (`nn/precision.py`), within the
-step; the weights that the optimiser holds, the checkpoints and the samples are float32. A dynamic
-loss scale (`optim/loss_scale.py`) may give a step up: its gate stays closed, the weights stay as
-they are, and the next step tries the next batch with half the scale.
+With `--precision` the linear layers store their matrices in few bits within the step
+(`nn/precision.py`); the weights that the optimiser holds and checkpoints keep are float32. A
+dynamic loss scale (`optim/loss_scale.py`) may give a step up: its gate stays closed, the weights
+stay as they are, and the next step takes the next batch with half the scale.
 
 Gradient accumulation divides every microbatch's loss by the count of tokens in the whole step,
 not in the microbatch: the sum of the parts is then exactly the large batch's mean, also where

@@ -99,7 +99,7 @@ def test_all_start_from_the_same_model_and_differ_by_rounding(base):
     assert times[0] == 1.0 > times[1] > times[2]
     json.dumps(result)
     text = precision_table(result)
-    assert "No CPU gets faster by this" in text
+    assert "The CPU gains no speed from any of this" in text
     assert all(name in text for name in names)
     (losses, apart) = precision_figure(result["curves"]).axes
     assert len(losses.lines) == len(apart.lines) == 3

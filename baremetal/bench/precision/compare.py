@@ -16,10 +16,12 @@ from baremetal.nn import PRECISIONS, find_precision
 from baremetal.train.build import build_data
 from baremetal.train.config import TrainConfig
 from baremetal.train.trainer import StepReport, Trainer
+
 ALL = tuple(PRECISIONS)
 LAST = 20  # steps whose mean is the training loss that is reported
 NO_FASTER = (
-    "No CPU gets faster by this: the numbers are rounded and read back, and multiplied in float32."
+    "The CPU gains no speed from any of this: numbers are rounded, read back, and multiplied in "
+    "float32; the rounding comes on top."
 )
 
 # Four blocks, so that nvfp4 has two inside; large enough to learn, small enough to wait for.
