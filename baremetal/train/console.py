@@ -92,6 +92,11 @@ class Console:
             self.say(f"step {report.step:>6}  train loss {report.train_loss:.4f}")
             if self.trainer.captured is not None:
                 self.say(f"plan    {self.trainer.captured.plan.summary()}")
+        if report.skipped:
+            self.say(
+                f"step {report.step:>6}  skipped: gradients overflowed at a loss scale of "
+                f"{report.loss_scale:,.0f}; the next one is tried with half of it"
+            )
         if self._kernels:
             self._kernels = 0
             self._bar.set_description_str("")
@@ -140,7 +145,8 @@ class Console:
                 "val_loss": val_loss,
                 "bits_per_byte": bits,
                 "learning_rate": report.learning_rate,
-                "gradient_norm": report.gradient_norm,
+                "gradient_norm": None if report.skipped else report.gradient_norm,
+                "loss_scale": report.loss_scale,
                 "tokens_per_s": self.trainer.config.tokens_per_step / step_time_s,
                 "flops_per_s": self.flops_per_step / step_time_s,
                 "matmul_share": self.flops_per_step / step_time_s / self.peak_flops,

@@ -10,6 +10,7 @@ from baremetal.checkpoint import load_checkpoint
 from baremetal.errors import BaremetalError
 from baremetal.nn import PRECISIONS
 from baremetal.train.config import PrecisionName, TrainConfig
+from baremetal.train.console import Console
 from baremetal.train.run_folder import RunFolder
 from baremetal.train.trainer import NonFiniteError, Trainer
 
@@ -147,3 +148,20 @@ def test_another_kind_of_loss_scale_is_refused_on_resume(tiny):
     other = Trainer(dataclasses.replace(config, loss_scale="8"), run)
     with pytest.raises(BaremetalError, match="--loss-scale"):
         other.restore(load_checkpoint(run.path))
+
+
+def test_a_skipped_step_is_said_and_its_norm_is_no_number(tiny, capsys):
+    config = dataclasses.replace(tiny, precision="fp16", steps=10)
+    run = RunFolder.create(config)
+    trainer = Trainer(config, run)
+    trainer.optimizer.loss_scale = 2.0**40  # so high that ten halvings are not enough
+    with Console(trainer, run) as console:
+        console.measure_peak()
+        trainer.fit(on_step=console.on_step, on_evaluation=console.on_evaluation)
+    assert "step      1  skipped: gradients overflowed at a loss scale of 1,099,511,627,776" in (
+        capsys.readouterr().out
+    )
+    (row,) = [row for row in run.rows() if row["step"] == 10]
+    assert row["gradient_norm"] is None
+    assert row["loss_scale"] == 2.0**31
+    assert trainer.optimizer.steps_taken == 0

@@ -6,7 +6,7 @@ Same weights, same batches, same learning rates: what differs between two curves
 import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from baremetal.bench.contender import check_at_least_one
 from baremetal.bench.machine import describe_machine
@@ -14,7 +14,7 @@ from baremetal.bench.precision.accounting import account_for
 from baremetal.bench.precision.rates import BY_BITS
 from baremetal.nn import PRECISIONS, find_precision
 from baremetal.train.build import build_data
-from baremetal.train.config import TrainConfig
+from baremetal.train.config import PrecisionName, TrainConfig
 from baremetal.train.trainer import StepReport, Trainer
 
 ALL = tuple(PRECISIONS)
@@ -62,7 +62,9 @@ def compare_precisions(
     rows: list[dict[str, Any]] = []
     curves: dict[str, list[float]] = {}
     for name in names:
-        trainer = Trainer(dataclasses.replace(config, precision=name), data=data)
+        trainer = Trainer(
+            dataclasses.replace(config, precision=cast(PrecisionName, name)), data=data
+        )
         reports = []
         for _ in range(steps):
             reports.append(trainer.train_step())
@@ -101,4 +103,3 @@ def _figures(trainer: Trainer, reports: list[StepReport]) -> dict[str, Any]:
         "product_flops": {str(bits): flops for bits, flops in account.flops.items()},
         "product_time_s": account.least_time_s(),
     }
-
