@@ -126,6 +126,18 @@ def test_a_fixed_scale_of_a_power_of_two_changes_nothing_in_bf16(tiny):
     assert runs[0] == runs[1]
 
 
+def test_a_growing_scale_changes_nothing_in_bf16(tiny):
+    """Each step is divided by the scale that it was multiplied by, not by the next one."""
+    runs = []
+    for scale in ("1", "dynamic"):
+        trainer = Trainer(dataclasses.replace(tiny, precision="bf16", loss_scale=scale, clip=0.0))
+        trainer.loss_scale.growth_interval = 1
+        trainer.fit()
+        runs.append({n: a.tobytes() for n, a in trainer.model.state_dict().items()})
+    assert trainer.loss_scale.value == 2.0 ** (16 + tiny.steps)
+    assert runs[0] == runs[1]
+
+
 def test_fewer_bits_take_a_smaller_arena(tiny):
     """Of a batch large enough that activations are what counts."""
     planned = {}

@@ -62,9 +62,8 @@ def compare_precisions(
     rows: list[dict[str, Any]] = []
     curves: dict[str, list[float]] = {}
     for name in names:
-        trainer = Trainer(
-            dataclasses.replace(config, precision=cast(PrecisionName, name)), data=data
-        )
+        recipe = cast(PrecisionName, name)  # `find_precision` knows it
+        trainer = Trainer(dataclasses.replace(config, precision=recipe), data=data)
         reports = []
         for _ in range(steps):
             reports.append(trainer.train_step())
