@@ -91,8 +91,8 @@ print(
 # %% [markdown]
 # (The first line is TF32, which cuts float32 operands to 11 significant bits.) Nothing in this
 # lesson makes *your* machine faster: the numbers are stored in few bits, read back into float32 and
-# multiplied there. The products are those of the tensor core, so what training makes of them is
-# real; only the speed is not.
+# multiplied there. The products are those of a tensor core, up to float32's own rounding, so what
+# training makes of them is real; only the speed is not.
 #
 # Everything that goes wrong is one of four things:
 #
@@ -583,8 +583,8 @@ show(
 # tell is what happens without the mends:
 #
 # - *Gradients unscaled*: with 512 tokens a step, soon nearly all gradients are below half of e4m3's
-#   smallest number, 0.002, and are stored as 0. Nothing flows back through a linear layer or into
-#   its weight: embeddings, biases and the last norm learn alone.
+#   smallest number, 0.002, and are stored as 0. Then nothing flows back through a linear layer or
+#   into its weight: embeddings, biases and the last norm learn alone.
 # - *One scale a matrix*: it learns, with most of each matrix rounded to 0.
 # - *No master weights*: the numbers of e5m2 lie up to a quarter of their size apart, and most
 #   updates are smaller than half of that. (In bfloat16 it takes longer until updates are too small.
@@ -680,13 +680,13 @@ assert lost["one scale"][1] < lost["one scale"][0] / 2
 # | | here | a GB300 cluster |
 # |---|---|---|
 # | the products | in float32, of the codes read back | of the codes, summed in float32 |
-# | time | longer than in float32 | half for half the bits, in the products |
+# | time | longer than in float32 | of the products: by the table of rates above |
 # | the axis of the blocks | along the rows | along each product's sum, in second copies |
 # | activations between layers | float32 | bfloat16 |
 # | the output matrix | float32 | bfloat16 |
 # | gradients in 4 bits | to the nearest | rounded at random, operands rotated (exercises 2 and 3) |
 # | in bfloat16 for nvfp4 | the first and the last block | about a sixth of the linear layers |
-# | the optimiser's averages | float32 | often bfloat16 |
+# | the optimiser's averages | float32 | in DeepSeek-V3 bfloat16 |
 # | between machines | nothing is sent | narrow activations save the network's bytes, too |
 
 # %% [markdown]

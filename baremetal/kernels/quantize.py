@@ -18,9 +18,10 @@ on that. An infinity is stored as one, or as NaN where the format has none; floa
 stores its largest number and 0. That loses nothing where scales are taken from x itself: a NaN or
 an infinity makes its tile's scale NaN or infinite, and all of the tile comes back as NaN.
 
-Nothing here computes in few bits. A tensor core multiplies the codes and adds up in float32; we
-read the codes back and multiply in float32, which gives the same products (those of two bfloat16 or
-8-bit numbers are exact in float32) and saves no time at all.
+Nothing here computes in few bits. A tensor core multiplies the codes, which is exact in float32,
+adds up in float32, and applies the scales; we apply the scales as we read the codes back, and
+multiply in float32. That gives the same products up to float32's rounding, and saves no time at
+all.
 """
 
 import math

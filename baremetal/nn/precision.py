@@ -8,7 +8,7 @@ number is 1.0078. So the narrow copy is made from the float32 one whenever a lay
 small updates add up unrounded.)
 
     bf16        all three in bfloat16, no scales: float32's range, 8 significant bits
-    fp16        all three in float16: 11 bits, but gradients below 6e-8 become 0, so the loss has
+    fp16        all three in float16: 11 bits, but gradients below 3e-8 become 0, so the loss has
                 to be scaled (`optim/loss_scale.py`). P. Micikevicius et al., "Mixed Precision
                 Training", 2017, arXiv:1710.03740
     fp8         x and W in e4m3, g in e5m2, a scale per matrix. P. Micikevicius et al., "FP8

@@ -1,7 +1,7 @@
 """Loss scaling: gradients lifted out of the numbers that a narrow format rounds to zero.
 
 Backward is linear: multiply the loss by S and every gradient comes out S times as large. float16
-keeps nothing below 6e-8, where many gradients of a network lie, and has room above, up to 65504.
+has no number between 0 and 6e-8, where many gradients of a network lie, and room up to 65504.
 So the loss is multiplied by a large S before backward, and the optimiser divides by S again, in
 float32, where nothing is lost:
 

@@ -196,9 +196,11 @@ def _introduce(console: Console, trainer: Trainer, run: RunFolder) -> None:
         f"data    {data.corpus_name}: {len(data.train):,} training and {len(data.validation):,} "
         f"validation tokens, vocabulary {data.tokenizer.vocab_size} ({data.tokenizer.name})"
     )
+    stored = "" if config.precision == "float32" else f", linear layers in {config.precision}"
     console.say(
         f"model   {config.model}, {config.layers} layers, {config.heads} heads, width "
         f"{config.width}, context {config.context}: {trainer.model.num_parameters():,} parameters"
+        f"{stored}"
     )
     console.say(f"run     {run.path}")
 

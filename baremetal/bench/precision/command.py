@@ -10,9 +10,7 @@ from baremetal.nn import find_precision
 from baremetal.train.trainer import StepReport
 
 
-def run_precision(
-    names: Sequence[str], *, steps: int, seed: int, plot: str, as_json: bool
-) -> None:
+def run_precision(names: Sequence[str], *, steps: int, seed: int, plot: str, as_json: bool) -> None:
     """Train in each precision with a bar, draw, and print.
 
     Raises:

@@ -2,9 +2,9 @@
 
 Published dense rates of one GPU, not measured here. NVIDIA's dgxc-benchmarking README at commit
 841f5466 (read in November 2026) divides by 2,450, 4,900 and 14,700 TFLOP/s when it states a share
-of the peak for BF16, FP8 and NVFP4. It names no rate for float32 operands; TF32, which rounds them
-to 11 significant bits on their way into the tensor core, is given as 1,250 TFLOP/s dense by Verda's
-page on the GB300 (read in November 2026).
+of the peak for BF16, FP8 and NVFP4. Products of float32 operands are taken to run in TF32, which
+rounds these to 11 significant bits on their way into the tensor core: 1,250 TFLOP/s dense, by
+Verda's page on the GB300 (read in November 2026).
 """
 
 from baremetal.kernels.number_formats import FORMATS
