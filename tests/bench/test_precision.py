@@ -76,6 +76,21 @@ def test_bytes_and_flops_are_those_of_the_formulas(base, precision):
     assert sum(account.share(bits) for bits in BY_BITS) == pytest.approx(1.0)
 
 
+def test_in_float32_the_account_is_the_sum_of_the_kernels_costs(base):
+    """Bytes read and written, and what a product that adds to its result reads of it again."""
+    trainer = Trainer(base)
+    trainer.train_step()
+    plan = trainer.captured.plan
+    products = [x for x in plan.launches if x.kernel.name in ("matmul", "linear")]
+    again = sum(
+        4 * int(np.prod(x.operands[-1].shape)) for x in products if x.attributes.get("beta")
+    )
+    account = account_for(plan)
+    moved = sum(account.read_bytes.values()) + account.written_bytes + again
+    assert moved == sum(x.cost.size_bytes for x in products)
+    assert sum(account.flops.values()) == sum(x.cost.flops for x in products)
+
+
 def test_the_widest_operand_decides():
     assert bits_of("float8_e4m3fn", "float8_e5m2") == 8
     assert bits_of("float4_e2m1fn", "bfloat16") == 16
