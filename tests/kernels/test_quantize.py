@@ -3,6 +3,7 @@
 Everything here is exact: a code is right or wrong, and so is the float32 it stands for.
 """
 
+import ctypes
 import math
 
 import ml_dtypes
@@ -280,8 +281,6 @@ def test_every_kernel_has_a_cost_of_real_bytes():
 @every_format
 @pytest.mark.parametrize("pieces", [2, 3, 7])
 def test_nothing_beside_the_result_is_written_in_any_number_of_pieces(f, pieces):
-    import ctypes
-
     x = matrix(9, 37, 3, special=True)
     width = f.stored_width(37)
     memory = np.full((11, width), 0x5A, code_type(f))

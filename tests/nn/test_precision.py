@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from baremetal.autograd import ops
+from baremetal.autograd import Tensor, ops
 from baremetal.errors import BaremetalError
 from baremetal.nn import MLP, PRECISIONS, Linear, find_precision, use_precision
 
@@ -97,7 +97,5 @@ def test_a_layer_by_itself_takes_any_storage():
     layer = Linear(32, 5, rng=np.random.default_rng(0))
     layer.storage = find_precision("fp8").inside
     x = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)
-    from baremetal.autograd import Tensor
-
     expected = ops.stored_linear(Tensor(x), layer.weight, layer.bias, storage=layer.storage)
     np.testing.assert_array_equal(layer(Tensor(x)).numpy(), expected.numpy())
