@@ -594,10 +594,10 @@ for name, loss in {"float32, nudged": nudged, **curves}.items():
     print(f"{name:>18}: on average {np.abs(loss - full).mean():.4f} from float32")
 
 # %% [markdown]
-# bfloat16 is closer than that. fp8 and nvfp4 are a few times as far, about a hundredth of a nat, and
-# not always above: a short training of a small model says no more about them. (NVIDIA trained 12
-# billion parameters on 10 trillion tokens to be able to say that nvfp4 comes close to fp8.) What it
-# does say is what happens without the mends:
+# bfloat16 is closer than that. fp8 and nvfp4 are a few times as far, about a hundredth of a nat,
+# and not always above: a short training of a small model says no more about them. (NVIDIA trained
+# 12 billion parameters on 10 trillion tokens to be able to say that nvfp4 comes close to fp8.) What
+# it does say is what happens without the mends:
 #
 # - *Gradients unscaled*: with 512 tokens a step, soon nearly all gradients are below half of e4m3's
 #   smallest number, 0.002, and are stored as 0. Then nothing flows back through a linear layer or
