@@ -125,11 +125,24 @@ EXAMPLES = {
     "softmax_backward": lambda: ((matrix(), matrix(), -matrix()), {}),
     "log_softmax": lambda: ((matrix(), -matrix()), {}),
     "log_softmax_backward": lambda: ((matrix(), matrix(), -matrix()), {}),
+    "tile_scales": lambda: ((matrix(), f32(ROWS, 2)), {"divisor": 6.0, "tile": (1, 16)}),
+    "quantize": lambda: (
+        (matrix(), np.abs(f32(ROWS, 2)) + 1, np.full((ROWS, WIDTH // 2), 0x99, np.uint8)),
+        {"format": "float4_e2m1fn", "tile": (1, 16)},
+    ),
+    "dequantize": lambda: (
+        (np.full((ROWS, WIDTH // 2), 0x99, np.uint8), np.abs(f32(ROWS, 2)), matrix()),
+        {"format": "float4_e2m1fn", "tile": (1, 16)},
+    ),
     "square_sum": lambda: (
         (vector(), np.zeros(square_sum_blocks(WIDTH)), np.zeros(1)),
         {},
     ),
     "clip_factor": lambda: ((np.ones(2), np.ones(1, np.float32), scalars()), {"max_norm": 0.5}),
+    "adjust_loss_scale": lambda: (
+        (scalars(), np.ones(1)),  # the second of two clean steps: the scale grows
+        {"growth_interval": 2, "largest": 64.0},
+    ),
     "adamw": lambda: ((vector(), vector(), -vector(), ones(), scalars()), ADAMW),
     "sgd_momentum": lambda: ((vector(), vector(), -vector(), scalars()), SGD),
 }  # fmt: skip
