@@ -47,14 +47,14 @@ def test_the_loss_falls_as_in_float32(tiny, precision):
 
 
 @every_precision
-def test_a_captured_run_has_the_bits_of_an_eager_one(tiny, precision):
+def test_captured_eager_and_recomputed_runs_have_the_same_bits(tiny, precision):
+    config = dataclasses.replace(tiny, precision=precision, dropout=0.2, accumulate=2, layers=3)
     runs = []
-    for eager in (False, True):
-        options = {"precision": precision, "dropout": 0.2, "accumulate": 2, "layers": 3}
-        trainer = Trainer(dataclasses.replace(tiny, eager=eager, **options))
+    for options in ({}, {"eager": True}, {"recompute": "block"}):
+        trainer = Trainer(dataclasses.replace(config, **options))
         trainer.fit()
         runs.append(bits_of(trainer))
-    assert runs[0] == runs[1]
+    assert runs[0] == runs[1] == runs[2]
 
 
 @every_precision
