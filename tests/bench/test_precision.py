@@ -11,6 +11,7 @@ from baremetal.bench.precision.accounting import account_for
 from baremetal.bench.precision.rates import BY_BITS, bits_of
 from baremetal.bench.precision.report import precision_figure, precision_table
 from baremetal.cli import main
+from baremetal.errors import BaremetalError
 from baremetal.train.config import TrainConfig
 from baremetal.train.trainer import Trainer
 
@@ -23,8 +24,9 @@ def base(tmp_path):
     path = tmp_path / "foxes.txt"
     path.write_text(TEXT, encoding="utf-8")
     return TrainConfig(
-        data=str(path), layers=LAYERS, heads=2, width=WIDTH, context=16, batch=4, eval_batches=2
-    )
+        data=str(path), layers=LAYERS, heads=2, width=WIDTH, context=16, batch=4, eval_batches=2,
+        fuse="none",
+    )  # fmt: skip
 
 
 def account_of(base, precision):
@@ -89,6 +91,11 @@ def test_in_float32_the_account_is_the_sum_of_the_kernels_costs(base):
     moved = sum(account.read_bytes.values()) + account.written_bytes + again
     assert moved == sum(x.cost.size_bytes for x in products)
     assert sum(account.flops.values()) == sum(x.cost.flops for x in products)
+
+
+def test_a_fused_plan_is_refused(base):
+    with pytest.raises(BaremetalError, match="fuse='none'"):
+        account_of(dataclasses.replace(base, fuse="all", width=64, batch=8, context=32), "bf16")
 
 
 def test_the_widest_operand_decides():

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from baremetal.bench.precision.rates import BY_BITS, bits_of
 from baremetal.capture.plan import Plan
 from baremetal.capture.recording import Operand, RecordedLaunch
+from baremetal.errors import BaremetalError
+from baremetal.kernels.fused import Fused
 
 PRODUCTS = ("matmul", "linear")  # the kernels; their last operand is the result
 LOSS = "cross_entropy"
@@ -53,7 +55,11 @@ class Account:
 
 
 def account_for(plan: Plan) -> Account:
-    """Go through a captured training step once."""
+    """Go through a captured training step once, with one launch for each kernel.
+
+    Raises:
+        BaremetalError: launches were fused, or it is no training step.
+    """
     sources = _Sources(plan)
     read_bytes, written_bytes = dict.fromkeys(ROLES, 0), 0
     flops: dict[int, int] = {}
@@ -75,7 +81,13 @@ class _Sources:
     """For each buffer that was read back, what it was read back from."""
 
     def __init__(self, plan: Plan) -> None:
-        self.loss = next(i for i, x in enumerate(plan.launches) if x.kernel.name == LOSS)
+        losses = [i for i, x in enumerate(plan.launches) if x.kernel.name == LOSS]
+        if not losses or any(isinstance(x.kernel, Fused) for x in plan.launches):
+            raise BaremetalError(
+                "this plan's launches cannot be told apart, some are fused or its loss is missing: "
+                "capture a training step with fuse='none'"
+            )
+        self.loss = losses[0]
         self.codes: dict[int, str] = {}  # buffer of codes -> role of what they stand for
         self.read_back: dict[int, Source] = {}  # buffer of float32 -> where it came from
 

@@ -50,12 +50,12 @@ def _learnt(rows: list[dict[str, Any]]) -> str:
             f"{row['val_difference']:+.4f}",
             row["skipped_steps"],
             format_bytes(row["arena_bytes"]),
-            format_seconds(row["step_s"]),
+            format_seconds(row["best_step_s"]),
         ]
         for row in rows
     ]
     heads = [
-        "precision", "train loss", "val loss", "to float32", "skipped", "arena", "step here",
+        "precision", "train loss", "val loss", "to float32", "skipped", "arena", "best step here",
     ]  # fmt: skip
     return table(cells, heads)
 
