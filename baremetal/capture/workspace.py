@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from baremetal.autograd.memory import aligned_memory
+from baremetal.autograd.memory import ALIGNMENT_BYTES, aligned_memory
 from baremetal.autograd.op import owner
 from baremetal.capture.arena import aligned
 
@@ -64,7 +64,8 @@ class Workspace:
         if not isinstance(value, Scratch):
             return value
         whole = owner(value)
-        start = starts[id(whole)] + value.ctypes.data - whole.ctypes.data
+        first = -whole.ctypes.data % ALIGNMENT_BYTES  # `scratch` begins on a cache line
+        start = starts[id(whole)] + value.ctypes.data - whole.ctypes.data - first
         return np.ndarray(value.shape, value.dtype, self.memory, start, value.strides)
 
 

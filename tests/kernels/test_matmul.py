@@ -28,6 +28,14 @@ MARGIN = 7  # elements around a result that nobody may touch
 some = settings(max_examples=60)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["BLAS", "ours"], autouse=True)
+def own_product(request):
+    """Every test here holds for products by BLAS and for our own, wherever it may run."""
+    before, native.OWN_PRODUCT = native.OWN_PRODUCT, request.param
+    yield request.param
+    native.OWN_PRODUCT = before
+
+
 def assert_is_product(out, a, b, alpha=1.0, beta=0.0, before=None):
     """out = alpha a b + beta before, up to rounding."""
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
@@ -173,8 +181,9 @@ def test_shapes_of_sampling_and_of_training(dtype, m, n, k):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("pieces", [1, 2, 3])
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (5, 40), (40, 5), (48, 65)])
-def test_weight_gradients_over_many_tokens_are_summed_in_halves(m, n, pieces, dtype):
+def test_weight_gradients_over_many_tokens_are_summed_in_halves(m, n, pieces, dtype, monkeypatch):
     """Into a result inside a larger one, from slices of rows; not where something is added."""
+    monkeypatch.setattr(native, "OWN_PRODUCT", False)
     rng = np.random.default_rng(m)
     tokens = 1024
     grad, x = (rng.standard_normal((tokens, w + 3)).astype(dtype)[:, 1:-2] for w in (m, n))

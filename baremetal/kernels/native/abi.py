@@ -30,6 +30,7 @@ and is packed by a function that takes NumPy arrays:
 """
 
 import ctypes
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ from baremetal.kernels.native.compiler import compile_body
 from baremetal.kernels.native.pool import POOL
 
 WORD = ir.IntType(64)
+LINE_BYTES = 64  # a cache line
 FLOATING = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 
 
@@ -239,7 +241,10 @@ class Scratch(np.ndarray):
 
 def scratch(shape: tuple[int, ...], dtype: Any) -> Scratch:
     """Uninitialised memory for the time of one call, for a packing function to hand its bodies."""
-    return np.empty(shape, dtype).view(Scratch)
+    size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    whole = np.empty(size_bytes + LINE_BYTES, np.uint8)
+    start = -address_of(whole) % LINE_BYTES  # on a cache line
+    return np.ndarray(shape, dtype, whole, start).view(Scratch)
 
 
 class Body:

@@ -1,5 +1,9 @@
 """Matrix products through BLAS, divided over the threads by rows or by columns of the result.
 
+Three kinds go elsewhere: tiny ones, for which the call would be the cost, are done here; single
+rows are another routine of BLAS (below); and on processors with long vectors, large float32
+products are our own (`gemm.py`).
+
 Each thread computes its own part of `out` with one BLAS call per matrix of the batch; no two
 threads write the same element. Sums do not cross threads, but for the long ones of a weight
 gradient: these are cut into two halves of their own, which are added at the end. Parts are whole
@@ -32,15 +36,22 @@ from baremetal.kernels.native.abi import (
 from baremetal.kernels.native.blas import gemm, gemv
 from baremetal.kernels.native.compiler import inlined
 from baremetal.kernels.native.elementwise import add
+from baremetal.kernels.native.gemm import (
+    F32,
+    MACS_PER_ELEMENT,
+    has_long_vectors,
+    packed_matmul,
+)
 from baremetal.kernels.native.vmath import like
 
 BLOCK = 16  # rows or columns that are never split between threads
-MACS_PER_ELEMENT = 16  # BLAS does about this many multiply-adds in the time of one copied element
 BATCH_AXES = 4  # leading dimensions; more than four are left to NumPy
 LONG = 1024  # terms in a sum that is worth halving
 BATCH = 15  # the word where the batch begins
 READY_MADE = {0.0: 0, 1.0: 0x3FF0_0000_0000_0000}  # bit patterns that need no conversion
 LARGEST = 2**31 - 1  # BLAS takes 32-bit sizes
+OWN_PRODUCT = has_long_vectors()  # instead of BLAS's, for large float32 matrices
+WORTH_PACKING = 1 << 15  # multiply-adds from which our own product is taken, where there is one
 SMALL = 1024  # multiply-adds: below, calling BLAS takes longer than doing it here
 
 
@@ -178,7 +189,11 @@ def _product(a, b, out, bias, alpha, beta) -> Sequence[Launch] | None:
     if in_a is None or in_b is None or in_out is None or in_out[0]:
         return None
     (ta, lda), (tb, ldb), ldc = in_a, in_b, in_out[1]
-    is_gradient = ta and not tb and beta == 0.0 and out.ndim == a.ndim == b.ndim == 2
+    single = out.ndim == a.ndim == b.ndim == 2
+    large = m >= BLOCK and m * n * k >= WORTH_PACKING
+    if OWN_PRODUCT and single and large and dtype == F32:
+        return packed_matmul(a, b, out, bias, (alpha, beta), (lda, ldb, ldc), (ta, tb))
+    is_gradient = ta and not tb and beta == 0.0 and single
     if is_gradient and out.flags.aligned and _is_long(m, n, k):
         return _in_halves(a, b, out, alpha, (lda, ldb, ldc))
     # Each BLAS call copies its rows of A and columns of B into an order of its own, and where A
