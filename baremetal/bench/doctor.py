@@ -61,7 +61,10 @@ def _versions() -> Iterable[Finding]:
 def _blas() -> Iterable[Finding]:
     # From `blas`, not from where it is written: importing that limits SciPy's BLAS to one thread.
     from baremetal.kernels.native.blas import blas_report
+    from baremetal.kernels.native.matmul import OWN_PRODUCT
 
+    whose = "our own (AVX-512)" if OWN_PRODUCT else "SciPy's BLAS"
+    yield Finding("large float32 products", whose)
     for package, library in blas_report().items():
         core = library["architecture"] or "unknown core type"
         found = (

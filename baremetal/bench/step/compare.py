@@ -8,16 +8,19 @@ So every contender runs in a process of its own, and they take turns in short ro
 each figure is the median over all of a contender's blocks of steps (`turns.py` says what a block
 is and when the clock stops), and what is reported first is the ratio of the peer's median to ours.
 NumPy's matrix product takes its turn in every round, and the best of its rates is the yardstick of
-the shares.
+the shares. Before each turn there is a rest: the threads of whoever was last go on spinning for a
+while, waiting for more work (OpenBLAS's for some 30 ms), and would take the next one's core.
+
 The contenders do the same arithmetic from the same weights on the same data, and that is checked:
 their first losses must agree.
 
-`baremetal` is the captured step, replayed. What a ratio to it means is "against a step called in a
-loop, as training loops are written": the row `jax.scan` has all steps of a block in one call, and
-where dispatch was all the difference, there it is gone.
+`baremetal` is the captured step as one compiled function. What a ratio to it means is "against a
+step called in a loop, as training loops are written": the row `jax.scan` has all steps of a block
+in one call, and where dispatch was all the difference, there it is gone.
 """
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,9 +34,13 @@ from baremetal.errors import BaremetalError
 PEERS = ("torch", "torch.compile", "jax", "jax.scan")
 CONTENDERS = (*ours.CONTENDERS, *PEERS)  # the first is the one that all are compared with
 COMPARED_LOSSES = 10
+REST_S = 0.1  # before each turn
 # Relative. Float32 sums in another order moved no loss by more than 5e-7, up to medium. A
 # forgotten clipping, of which AdamW hides nearly all, moved the tiny ones by 2e-5 and more.
 LOSS_TOLERANCE = 1e-5
+# Of the later ones: each step starts from the rounding of those before, and at large size ten
+# steps made 1.2e-4 of it, where the first five losses agreed to 3e-7.
+EARLY, LATE_TOLERANCE = 5, 1e-3
 TURN_S = 0.3  # how long a turn takes unless its steps are given
 
 Progress = Callable[[str], None]
@@ -100,7 +107,9 @@ def compare_steps(
         for number in range(rounds):
             for contender in contenders:
                 progress(f"{size.name}: round {number + 1} of {rounds}, {contender.name}")
+                time.sleep(REST_S)
                 contender.turn(steps, seconds)
+            time.sleep(REST_S)
             rates.append(_matmul_rate(threads))
     finally:
         for contender in contenders:
@@ -125,7 +134,9 @@ def _check_losses(contenders: Sequence[StepContender]) -> None:
     ours = np.array(contenders[0].losses)
     for peer in contenders[1:]:
         theirs = np.array(peer.losses)
-        if not np.allclose(ours, theirs, rtol=LOSS_TOLERANCE):
+        late = np.arange(len(ours)) >= EARLY
+        allowed = np.where(late, LATE_TOLERANCE, LOSS_TOLERANCE)
+        if not (np.abs(ours - theirs) <= allowed * np.abs(theirs)).all():
             raise BaremetalError(
                 f"the first {COMPARED_LOSSES} losses of '{peer.name}' differ from ours, so the "
                 f"times do not compare: {theirs.round(6).tolist()} against {ours.round(6).tolist()}"

@@ -31,13 +31,15 @@ Why not leave it to BLAS, as everywhere else? A library that is called for one t
 product packs all of the other operand for each part. In a training step, where operands come from
 memory, that is slower than any benchmark of single products shows: on two cores of a Xeon (AVX-512)
 a captured medium step took 548 ms with OpenBLAS's products and 498 with these, though each product
-by itself, repeated, was equally fast. Where vectors are shorter the tile does not fit the
+by itself, repeated, was equally fast. (`baremetal bench step --model medium`, once more with
+`BAREMETAL_PRODUCT=blas` set, compares them on yours.) Where vectors are shorter the tile does not fit the
 registers, and BLAS it is (`matmul.py` decides).
 
 Sums run over p in its order, in pieces of 256, whatever the tile, so that the bits depend neither
 on the number of threads nor on the sizes m and n.
 """
 
+import os
 from collections.abc import Sequence
 
 import llvmlite.binding as llvm
@@ -73,9 +75,14 @@ MACS_PER_ELEMENT = 16  # multiply-adds in the time of one copied element
 F32 = np.dtype(np.float32)
 
 
-def has_long_vectors() -> bool:
-    """Whether this processor has thirty-two registers of sixteen float32 (AVX-512)."""
-    return numba.config.CPU_NAME is None and bool(llvm.get_host_cpu_features().get("avx512f"))
+def own_product_pays() -> bool:
+    """Whether this processor has thirty-two registers of sixteen float32 (AVX-512).
+
+    ``BAREMETAL_PRODUCT=blas`` in the environment says no, to compare.
+    """
+    if os.environ.get("BAREMETAL_PRODUCT") == "blas" or numba.config.CPU_NAME is not None:
+        return False
+    return bool(llvm.get_host_cpu_features().get("avx512f"))
 
 
 # ---------------------------------------------------------------- the tile in registers

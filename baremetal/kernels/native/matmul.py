@@ -39,7 +39,7 @@ from baremetal.kernels.native.elementwise import add
 from baremetal.kernels.native.gemm import (
     F32,
     MACS_PER_ELEMENT,
-    has_long_vectors,
+    own_product_pays,
     packed_matmul,
 )
 from baremetal.kernels.native.vmath import like
@@ -50,7 +50,7 @@ LONG = 1024  # terms in a sum that is worth halving
 BATCH = 15  # the word where the batch begins
 READY_MADE = {0.0: 0, 1.0: 0x3FF0_0000_0000_0000}  # bit patterns that need no conversion
 LARGEST = 2**31 - 1  # BLAS takes 32-bit sizes
-OWN_PRODUCT = has_long_vectors()  # instead of BLAS's, for large float32 matrices
+OWN_PRODUCT = own_product_pays()  # instead of BLAS's, for large float32 matrices
 WORTH_PACKING = 1 << 15  # multiply-adds from which our own product is taken, where there is one
 SMALL = 1024  # multiply-adds: below, calling BLAS takes longer than doing it here
 
