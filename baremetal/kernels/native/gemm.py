@@ -32,8 +32,8 @@ product packs all of the other operand for each part. In a training step, where 
 memory, that is slower than any benchmark of single products shows: on two cores of a Xeon (AVX-512)
 a captured medium step took 548 ms with OpenBLAS's products and 498 with these, though each product
 by itself, repeated, was equally fast. (`baremetal bench step --model medium`, once more with
-`BAREMETAL_PRODUCT=blas` set, compares them on yours.) Where vectors are shorter the tile does not fit the
-registers, and BLAS it is (`matmul.py` decides).
+`BAREMETAL_PRODUCT=blas` set, compares them on yours.) Where vectors are shorter the tile does not
+fit the registers, and BLAS it is (`matmul.py` decides).
 
 Sums run over p in its order, in pieces of 256, whatever the tile, so that the bits depend neither
 on the number of threads nor on the sizes m and n.
