@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from baremetal.capture.arena import Lifetime, aligned, lower_bound, plan_arena
 from baremetal.capture.recording import Buffer, Operand, RecordedCheck, RecordedLaunch, Recording
-from baremetal.capture.verify import verify_plan
 from baremetal.kernels.cost import ZERO, Cost
 from baremetal.trace import format_bytes, format_count
 
@@ -132,9 +131,6 @@ def make_plan(recording: Recording, savings: Sequence[Saving] = ()) -> Plan:
 
     Args:
         savings: what fusions saved, if the recording is a fused one.
-
-    Raises:
-        CaptureError: the plan is not sound (`verify.py`).
     """
     used = [buffer for buffer in recording.buffers if buffer.first >= 0]
     transient = [buffer for buffer in used if buffer.memory is None]
@@ -149,8 +145,6 @@ def make_plan(recording: Recording, savings: Sequence[Saving] = ()) -> Plan:
         kept_bytes=sum(aligned(b.size_bytes) for b in kept),
     )
     offsets = dict(zip(transient, places, strict=True))
-    plan = Plan(
+    return Plan(
         recording.launches, recording.checks, transient, kept, offsets, memory, savings=savings
     )
-    verify_plan(plan)
-    return plan

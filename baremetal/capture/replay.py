@@ -24,6 +24,7 @@ from baremetal.capture.errors import CaptureError
 from baremetal.capture.plan import Plan
 from baremetal.capture.recording import Operand, RecordedLaunch
 from baremetal.capture.stopped import stopped
+from baremetal.capture.verify import verify_plan
 from baremetal.capture.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Replay:
 
     Attributes:
         arena: the memory of all transient buffers, uint8.
+
+    Raises:
+        CaptureError: the plan is not sound (`verify.py`).
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Replay:
         arena: np.ndarray | None = None,
         workspace: Workspace | None = None,
     ) -> None:
+        verify_plan(plan)  # once bound, a launch is bare addresses: nothing below would notice
         self.plan = plan
         self._native = native
         self.arena = aligned_memory(plan.memory.planned_bytes) if arena is None else arena

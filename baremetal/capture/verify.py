@@ -22,14 +22,12 @@ The work is a sort and one sweep, O(n log n): milliseconds for hundreds of launc
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from baremetal.autograd.memory import ALIGNMENT_BYTES
 from baremetal.capture.errors import CaptureError
+from baremetal.capture.plan import Plan
 from baremetal.capture.recording import Buffer, Operand, RecordedLaunch
-
-if TYPE_CHECKING:
-    from baremetal.capture.plan import Plan
 
 REPORT_IT = "please report it; without capture (--eager) the step runs all the same"
 FILL_IT = (
@@ -38,7 +36,7 @@ FILL_IT = (
 )
 
 
-def verify_plan(plan: "Plan") -> None:
+def verify_plan(plan: Plan) -> None:
     """Refuse a plan that is not sound.
 
     Raises:
@@ -52,7 +50,7 @@ def verify_plan(plan: "Plan") -> None:
 # ---------------------------------------------------------------- where buffers lie
 
 
-def _verify_places(plan: "Plan") -> None:
+def _verify_places(plan: Plan) -> None:
     """Every transient buffer lies in the arena, aligned, and has a lifetime within the plan."""
     for buffer in plan.transient:
         offset = plan.offsets.get(buffer)
@@ -73,7 +71,7 @@ def _verify_places(plan: "Plan") -> None:
             )  # fmt: skip
 
 
-def _outside_the_plan(plan: "Plan", buffer: Buffer) -> str:
+def _outside_the_plan(plan: Plan, buffer: Buffer) -> str:
     return (
         f"is said to live from launch {buffer.first} to {buffer.last}, which is no stretch of a "
         f"plan of {len(plan.launches)} launches"
@@ -89,7 +87,7 @@ class _Placed(NamedTuple):
     buffer: Buffer
 
 
-def _verify_sharing(plan: "Plan") -> None:
+def _verify_sharing(plan: Plan) -> None:
     """Sweep over the launches with the living buffers in the order of their addresses.
 
     As long as none overlap, a new one can only overlap with its two neighbours.
@@ -118,7 +116,7 @@ def _verify_sharing(plan: "Plan") -> None:
 # ---------------------------------------------------------------- what launches do
 
 
-def _verify_launches(plan: "Plan") -> None:
+def _verify_launches(plan: Plan) -> None:
     """Every operand within its buffer and its lifetime, and no value that nobody wrote."""
     transient = set(plan.transient)
     known = transient.union(plan.kept)
@@ -168,7 +166,7 @@ def _name(buffer: Buffer) -> str:
 
 
 def _refuse(
-    plan: "Plan", buffer: Buffer, number: int, what: str, advice: str = REPORT_IT
+    plan: Plan, buffer: Buffer, number: int, what: str, advice: str = REPORT_IT
 ) -> NoReturn:
     inside = 0 <= number < len(plan.launches)
     by = f" by '{plan.launches[number].kernel.name}'" if inside else ""
