@@ -139,6 +139,11 @@ class TrainConfig:
         chosen_fusions(self.fuse)  # says which there are
         if self.native and self.eager:
             raise BaremetalError("--native and --eager: a step is compiled or run through Python")
+        if self.native and self.model == "moe":
+            raise BaremetalError(
+                "--native --model moe: a mixture of experts routes in Python, so that its steps "
+                "cannot be compiled as a whole: leave --native away, or train gpt or llama"
+            )
         self._check_precision()
         if self.width % self.heads:
             raise BaremetalError(

@@ -38,6 +38,8 @@ def test_every_field_is_documented():
         ({"loss_scale": "high"}, ["--loss-scale high", "'dynamic'"]),
         ({"loss_scale": "0"}, ["--loss-scale 0", "above 0"]),
         ({"loss_scale": "inf"}, ["--loss-scale inf", "above 0"]),
+        ({"native": True, "eager": True}, ["--native and --eager"]),
+        ({"model": "moe", "native": True}, ["--native --model moe", "routes in Python"]),
         ({"model": "moe", "precision": "fp8"}, ["--precision fp8", "mixture of experts"]),
     ],
 )

@@ -176,6 +176,16 @@ def test_a_captured_run_has_the_bits_of_an_eager_one(tiny, options):
     assert len(runs[0][0]) == tiny.steps
 
 
+def test_the_compiled_step_trains_as_the_replayed_one_up_to_rounding(tiny):
+    """Small kernels are compiled into it, where sums may be added in another order."""
+    losses = {}
+    for native in (False, True):
+        trainer = Trainer(dataclasses.replace(tiny, native=native))
+        losses[native] = [trainer.train_step().train_loss for _ in range(4)]
+        assert trainer.captured.level == ("native" if native else "replay")
+    np.testing.assert_allclose(losses[True], losses[False], rtol=1e-5)
+
+
 def test_a_mixture_of_experts_runs_eagerly(tiny):
     trainer = Trainer(dataclasses.replace(tiny, model="moe", experts=2, active_experts=1, steps=2))
     trainer.fit()
