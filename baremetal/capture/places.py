@@ -81,7 +81,7 @@ class Call(NamedTuple):
         """Equal for calls that differ in addresses alone."""
         words = (w.region if isinstance(w, Place) else w for w in self.words)
         launch = self.launch
-        return launch.body.name, launch.dtype.str, launch.items, launch.work, *words
+        return launch.body.key, launch.dtype.str, launch.items, launch.work, *words
 
 
 class Placer:

@@ -26,10 +26,13 @@ import re
 import struct
 import textwrap
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from baremetal.capture.places import Call, Place, Placer
 from baremetal.capture.repeats import Node, Repeat, find_repeats
+
+if TYPE_CHECKING:
+    from baremetal.kernels.native.abi import Body
 
 WIDTH = 100
 LARGEST_SIZE = 1 << 60  # a word beyond is the bit pattern of a float64, not a size
@@ -114,6 +117,7 @@ class _Writer:
     """Writes a program from its calls."""
 
     def __init__(self, calls: Sequence[Call], inlined: bool) -> None:
+        from baremetal.kernels.native.abi import is_ours
         from baremetal.kernels.native.pool import PARALLEL_FROM
 
         self._calls = calls
@@ -123,7 +127,9 @@ class _Writer:
         self._names: set[str] = set()
         self._rows: dict[str, int] = {}  # of the table of bodies, by NAME_DTYPE
         self.addresses: dict[int, int] = {}  # of machine code, by row
-        self._inline: set[str] = set()
+        self._inline: dict[str, str] = {}  # bodies' keys, by label
+        self._labels: dict[str, str] = {}  # of bodies, by key
+        self._is_ours = is_ours
 
     def program(self, placer: Placer, name: str) -> str:
         numbers: dict[tuple, int] = {}
@@ -162,9 +168,10 @@ class _Writer:
         launch = call.launch
         kind = "f64" if launch.dtype.itemsize == 8 else "f32"
         block = f"words_{kind}(({', '.join(words)}))"
-        stem = launch.body.name
-        if self._inlined and launch.items * launch.work < self._parallel_from:
-            self._inline.add(stem)
+        stem = self._label(launch.body)
+        small = launch.items * launch.work < self._parallel_from
+        if self._inlined and small and self._is_ours(launch.body):
+            self._inline[stem] = launch.body.key
             text = f"{stem}(0, {launch.items}, {block})"
         else:
             key = f"{stem.removesuffix('_body')}_{kind}".upper()
@@ -250,12 +257,19 @@ class _Writer:
             "from baremetal.kernels.native.program import (\n"
             "    bits, inline, part, run, table, words_f32, words_f64,\n)"
         )
-        inlines = [f'{stem} = inline("{stem}")' for stem in sorted(self._inline)]
+        inlines = [f'{stem} = inline("{key}")' for stem, key in sorted(self._inline.items())]
         return "\n\n".join(filter(None, [essay, imports, "\n".join(inlines)]))
+
+    def _label(self, body: "Body") -> str:
+        """What the text calls a body: its name, with a number where two modules have that name."""
+        if body.key not in self._labels:
+            same = sum(key.endswith(f":{body.name}") for key in self._labels)
+            self._labels[body.key] = f"{body.name}_{same + 1}" if same else body.name
+        return self._labels[body.key]
 
     def _glossary(self) -> list[str]:
         """What each body says of itself."""
-        bodies = {call.launch.body.name: call.launch.body for call in self._calls}
+        bodies = {self._label(call.launch.body): call.launch.body for call in self._calls}
         lines = []
         for name, body in sorted(bodies.items()):
             said = " ".join(str(body.function.__doc__ or "").split())

@@ -9,7 +9,7 @@ import pytest
 
 from baremetal import Tensor, ops
 from baremetal.capture import CaptureError, capture
-from baremetal.kernels.native.abi import address_of
+from baremetal.kernels.native.abi import address_of, body
 from baremetal.kernels.native.compiler import COMPILING
 from baremetal.kernels.native.generated import load_generated
 from baremetal.kernels.native.pool import PARALLEL_FROM
@@ -185,6 +185,19 @@ def test_large_launches_are_divided_and_small_ones_are_not():
         texts[size] = captured.source
     assert "threads, words_f32(" in texts[PARALLEL_FROM]
     assert "threads, words_f32(" not in texts[PARALLEL_FROM - 1]
+
+
+def test_another_body_of_the_same_name_is_not_taken_for_it():
+    """A test or a user may name a body as the library does: once one of tests did."""
+
+    @body
+    def multiply_body(lo, hi, args):
+        """Does nothing at all."""
+
+    assert multiply_body.name == "multiply_body"
+    captured = capture(lambda x: Tensor(x) * 5.0, level="native")
+    captured(np.ones(11, np.float32))
+    np.testing.assert_array_equal(captured(np.full(11, 2, np.float32)).data, np.full(11, 10))
 
 
 def test_a_kernel_without_a_compiled_version_is_refused_by_name():

@@ -261,7 +261,8 @@ class Body:
         self.function = function
         self.reassociate = reassociate
         self._compiled: dict[np.dtype, Any] = {}
-        _BODIES[self.name] = self
+        self.key = f"{function.__module__}:{self.name}"
+        _BODIES[self.key] = self
 
     def address(self, dtype: np.dtype) -> int:
         """The machine-code address of the body for this element type (compiles on first use)."""
@@ -273,12 +274,21 @@ class Body:
         return compiled.address
 
 
-_BODIES: dict[str, Body] = {}
+_BODIES: dict[str, Body] = {}  # by module and name
 
 
-def find_body(name: str) -> Body:
-    """The body of this name. Raises KeyError if the module that declares it is not imported."""
-    return _BODIES[name]
+def find_body(key: str) -> Body:
+    """The body with this key. Raises KeyError if the module that declares it is not imported."""
+    return _BODIES[key]
+
+
+def is_ours(body: Body) -> bool:
+    """Whether a program may be compiled with this body in it.
+
+    Machine code on disk is kept under a hash of the kernels' sources. A body from elsewhere (a
+    test, a user's kernel) is not in that hash, and a name may be given twice there.
+    """
+    return body.key.startswith("baremetal.kernels.") and _BODIES[body.key] is body
 
 
 def body(function: Callable | None = None, *, reassociate: bool = False) -> Any:

@@ -258,6 +258,7 @@ def make_body(pattern: Callable, function: Callable, result: Any = pointer) -> B
     scope = pattern.__globals__ | {"FUNCTION": njit(**PRECISE)(function), "RESULT": result}
     body = FunctionType(pattern.__code__, scope, function.__name__ + "_body")
     body.__qualname__ = body.__name__
+    body.__module__ = function.__module__
     said = str(pattern.__doc__).replace(" f(", f" {function.__name__.strip('_')}(").rstrip(".")
     body.__doc__ = f"{said}. Words: 0-3 inputs, then out, 4- axes (broadcast.py)."
     return Body(body, reassociate=False)

@@ -107,9 +107,9 @@ def run(body, items, threads, words):
     _drive(body, _address(words), items, min(threads, items))
 
 
-def inline(name: str) -> Callable[..., None]:
-    """The body of this name as a function: compiled into wherever generated source calls it."""
-    body = find_body(name)
+def inline(key: str) -> Callable[..., None]:
+    """The body with this key as a function: compiled into wherever generated source calls it."""
+    body = find_body(key)
     return inlined(reassociate=body.reassociate)(body.function)
 
 
