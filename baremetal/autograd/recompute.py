@@ -32,7 +32,7 @@ function does besides returning values (keeping one in an attribute) it does twi
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ from baremetal.autograd.errors import AutogradError
 from baremetal.autograd.mode import current_run, grad_enabled, inside
 from baremetal.autograd.op import Op
 from baremetal.autograd.rehearsal import Recomputation, Rehearsal, other_path
+from baremetal.autograd.structure import leaves, mapped
 from baremetal.autograd.tape import Folded, Node, Unrecorded
 from baremetal.autograd.traced import Traced
 
@@ -90,7 +91,7 @@ class Stretch:
     def __init__(
         self, function: Callable[..., Any], inputs: tuple, options: dict, rehearsal: Rehearsal
     ) -> None:
-        given = [x for x in _leaves((inputs, options)) if isinstance(x, Traced)]
+        given = [x for x in leaves((inputs, options)) if isinstance(x, Traced)]
         self.parents = [x.node or x for x in given if x.tracked]
         # None once they are freed.
         self._call: Callable[[], Any] | None = functools.partial(function, *inputs, **options)
@@ -118,7 +119,7 @@ class Stretch:
                 folded[node] = Folded(self, len(folded), FOLDED, value.data, number)
             return value.made_by_op(value.data, folded[node], value.version)
 
-        returned = _mapped(returned, fold_one)
+        returned = mapped(returned, fold_one)
         self._results = len(folded)
         return returned
 
@@ -184,28 +185,7 @@ def _numbered_as_in(rehearsal: Rehearsal) -> Iterator[None]:
         device.sequence = sequence
 
 
-def _leaves(returned: Any) -> Iterator[Any]:
-    """What lies in tuples, lists and dicts, in order."""
-    if isinstance(returned, Mapping):
-        returned = tuple(returned.values())
-    if isinstance(returned, (list, tuple)):
-        for item in returned:
-            yield from _leaves(item)
-    else:
-        yield returned
-
-
 def _nodes_of(returned: Any) -> list[Node]:
     """The nodes of the tensors in it, each once, in order."""
-    tensors = (value for value in _leaves(returned) if isinstance(value, Traced))
+    tensors = (value for value in leaves(returned) if isinstance(value, Traced))
     return list(dict.fromkeys(tensor.node for tensor in tensors if tensor.node is not None))
-
-
-def _mapped(returned: Any, change: Callable[[Any], Any]) -> Any:
-    """The same tuples, lists and dicts, with each thing in them changed."""
-    if isinstance(returned, Mapping):
-        return {key: _mapped(value, change) for key, value in returned.items()}
-    if isinstance(returned, (list, tuple)):
-        make = getattr(returned, "_make", type(returned))  # a named tuple is made in its own way
-        return make(_mapped(value, change) for value in returned)
-    return change(returned)

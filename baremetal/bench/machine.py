@@ -38,12 +38,16 @@ def describe_machine() -> dict[str, Any]:
     # From `blas`, not from where it is written: importing that limits SciPy's BLAS to one thread.
     from baremetal.kernels.native.blas import blas_report
 
+    blas = {  # where its file lies is nobody's business but this machine's
+        package: {fact: value for fact, value in library.items() if fact != "path"}
+        for package, library in blas_report().items()
+    }
     return {
         "processor": processor_name(),
         "cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "blas": blas_report(),
+        "blas": blas,
     }
 
 

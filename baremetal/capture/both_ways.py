@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from baremetal.autograd import Device
+from baremetal.autograd.structure import leaves
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.gradients import Gradients
 from baremetal.capture.recording import Buffer, Operand, RecordedLaunch, Recording
 from baremetal.capture.segment_recording import RecordedSegment, Result, record_segment
 from baremetal.capture.slots import Cut
-from baremetal.capture.structure import leaves
 from baremetal.capture.undo import Undo
 
 

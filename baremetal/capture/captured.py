@@ -37,6 +37,7 @@ import numpy as np
 
 from baremetal.autograd import CPU, Device, Tensor
 from baremetal.autograd.op import owner
+from baremetal.autograd.structure import mapped
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.fusion import FusionRow, chosen_fusions, compare_fusions, fuse_recording
 from baremetal.capture.measure import measure_plan
@@ -45,7 +46,6 @@ from baremetal.capture.plan import Plan, make_plan
 from baremetal.capture.recording import RecordedCheck, Recording, record
 from baremetal.capture.replay import Replay
 from baremetal.capture.stale import ResultVersion
-from baremetal.capture.structure import mapped
 from baremetal.capture.undo import Undo
 from baremetal.trace import Trace
 

@@ -77,7 +77,8 @@ class Replay:
         """
         number = -1
         try:
-            for number, part in enumerate(self._parts):  # noqa: B007  the number is for the error
+            for part in self._parts:
+                number += 1  # for the error
                 part()
         except Exception as error:
             raise self._stopped(number, error) from error

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from baremetal.autograd import Device, Tensor
+from baremetal.autograd.structure import leaves, mapped
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.recording import Buffer, Operand, Recording
 from baremetal.capture.slots import Cut
-from baremetal.capture.structure import leaves, mapped
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ import numpy as np
 
 from baremetal.autograd import CPU, Device, Parameter, Tensor
 from baremetal.autograd.memory import aligned_memory
+from baremetal.autograd.structure import leaves, mapped
 from baremetal.capture.both_ways import record_both_ways
 from baremetal.capture.cycle import Cycle
 from baremetal.capture.errors import CaptureError
@@ -68,7 +69,6 @@ from baremetal.capture.recording import Operand, RecordedCheck
 from baremetal.capture.replay import Replay
 from baremetal.capture.segment_recording import RecordedSegment, Result
 from baremetal.capture.slots import SlotMemory, SlotPlan, plan_slots
-from baremetal.capture.structure import leaves, mapped
 from baremetal.capture.verify import verify_plan
 from baremetal.capture.workspace import Workspace
 from baremetal.kernels.cost import ZERO, Cost

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from baremetal.bench.machine import describe_machine
 from baremetal.bench.overhead import command, measure, reading
 from baremetal.bench.overhead.amdahl import fit_step_times, step_time_s
 from baremetal.bench.overhead.launches import launches_text, measure_launches
@@ -241,3 +242,10 @@ def test_the_command_for_launches(capsys):
     assert main(["bench", "launches", "--count", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["launches"] == 3
     assert main(["bench", "launches", "--count", "0"]) == 2
+
+
+def test_what_is_recorded_names_no_file_of_the_machine_it_was_recorded_on():
+    recorded = reading.load_curve(reading.RECORDED)
+    for machine in (recorded["machine"], describe_machine()):
+        assert all("path" not in library for library in machine["blas"].values())
+    assert "site-packages" not in reading.RECORDED.read_text(encoding="utf-8")
