@@ -30,8 +30,8 @@ is where libraries lose: of the products of a training step two of three have a 
 Why not leave it to BLAS, as everywhere else? A library that is called for one thread's part of a
 product packs all of the other operand for each part. In a training step, where operands come from
 memory, that is slower than any benchmark of single products shows: `baremetal bench step --model
-medium`, once more with `BAREMETAL_PRODUCT=blas` set, compares the two. Where vectors are shorter the
-tile does not fit the registers, and BLAS it is (`matmul.py` decides).
+medium`, once more with `BAREMETAL_PRODUCT=blas` set, compares the two. Where vectors are shorter
+the tile does not fit the registers, and BLAS it is (`matmul.py` decides).
 
 Sums run over p in its order, in pieces of 256, whatever the tile, so that the bits depend neither
 on the number of threads nor on the sizes m and n.
