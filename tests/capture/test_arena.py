@@ -2,6 +2,7 @@
 
 from itertools import permutations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,11 +10,11 @@ from hypothesis import strategies as st
 from baremetal.autograd.memory import ALIGNMENT_BYTES
 from baremetal.capture.arena import (
     Lifetime,
-    _place,
     aligned,
     lower_bound,
     plan_arena,
 )
+from baremetal.capture.placement import compiled_placement, place_in_order
 
 
 @st.composite
@@ -21,6 +22,11 @@ def lifetimes(draw, most=12, moments=10):
     first = draw(st.integers(0, moments))
     last = draw(st.integers(first, moments))
     return Lifetime(draw(st.sampled_from([0, 1, 64, 65, 200, 1000])), first, last)
+
+
+def place(buffers, order, run=place_in_order):
+    sizes, first, last = np.array(buffers, np.int64).reshape(-1, 3).T.copy()
+    return run(aligned(sizes), first, last, np.array(order, np.int64))
 
 
 def assert_sound(buffers, offsets, size):
@@ -55,7 +61,7 @@ def test_the_bound_is_the_most_alive_at_once(buffers):
 def test_no_order_of_placing_beats_it_by_much(buffers):
     """Against every order, by brute force: a greedy plan of five is at most a third larger."""
     _, size = plan_arena(buffers)
-    best = min(_place(buffers, order)[1] for order in permutations(range(len(buffers))))
+    best = min(place(buffers, order)[1] for order in permutations(range(len(buffers))))
     assert size <= best * 4 / 3
 
 
@@ -78,8 +84,8 @@ def test_the_smallest_gap_that_fits_is_taken():
     """Two gaps, of 128 and of 64 bytes: 64 bytes go into the second."""
     blocks = [Lifetime(64, 0, 9), Lifetime(128, 0, 4), Lifetime(64, 0, 9), Lifetime(64, 0, 4)]
     blocks += [Lifetime(64, 0, 9), Lifetime(64, 5, 9)]
-    offsets, size = _place(blocks, range(6))
-    assert offsets == [0, 64, 192, 256, 320, 256]
+    offsets, size = place(blocks, range(6))
+    assert offsets.tolist() == [0, 64, 192, 256, 320, 256]
     assert size == 384
 
 
@@ -87,3 +93,12 @@ def test_the_smallest_gap_that_fits_is_taken():
 def test_nothing_to_place(buffers):
     assert plan_arena(buffers) == ([0] * len(buffers), 0)
     assert lower_bound(buffers) == 0
+
+
+@given(st.data(), st.lists(lifetimes(), max_size=14))
+def test_compiled_and_read_the_rule_is_the_same(data, buffers):
+    order = data.draw(st.permutations(range(len(buffers))))
+    offsets, size = place(buffers, order)
+    compiled_offsets, compiled_size = place(buffers, order, compiled_placement())
+    assert compiled_offsets.tolist() == offsets.tolist()
+    assert compiled_size == size

@@ -17,6 +17,7 @@ stages write before they read it, is not needed as memory any more: it becomes a
 tile and disappears from the plan. Buffers that outlive the step (a kept one) never do.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from baremetal.capture.arena import Lifetime, lower_bound
@@ -40,6 +41,7 @@ class Draft:
         self.groups: list[tuple[RecordedLaunch, ...]] = [(launch,) for launch in launches]
         self._spans = {id(launch): spans_of(launch) for launch in launches}
         self._places = {id(launch): number for number, launch in enumerate(launches)}
+        self._writers = self._by_what_they_write(launches)
         self._buffers = {id(launch): _transient(launch) for launch in launches}
         self._most_bytes = self._alive_bytes(self.groups)
 
@@ -57,17 +59,31 @@ class Draft:
     def writer(self, launch: RecordedLaunch, operand: Operand) -> RecordedLaunch | None:
         """The last launch before this one that writes some of this operand."""
         wanted = [span_of(operand, False)]
+        here = self._position(launch)
+        found = [
+            one
+            for one in self._writers[operand.buffer]
+            if self._position(one) < here and conflict(wanted, self._spans[id(one)])
+        ]
+        return max(found, key=self._position, default=None)
+
+    def _position(self, launch: RecordedLaunch) -> tuple[int, int]:
+        """The number of its group, and its own within that."""
         place = self._places[id(launch)]
-        own = self.groups[place]
-        at = next(i for i, one in enumerate(own) if one is launch)
-        for one in reversed(own[:at]):
-            if conflict(wanted, self._spans[id(one)]):
-                return one
-        for group in reversed(self.groups[:place]):
-            for one in reversed(group):
-                if conflict(wanted, self._spans[id(one)]):
-                    return one
-        return None
+        return place, next(i for i, one in enumerate(self.groups[place]) if one is launch)
+
+    def _by_what_they_write(
+        self, launches: Sequence[RecordedLaunch]
+    ) -> defaultdict[Buffer | None, list[RecordedLaunch]]:
+        """The launches that write each buffer; under None those that write what was there before.
+
+        Without it, asking for the writer of every operand would be quadratic in the launches.
+        """
+        writers = defaultdict(list)
+        for launch in launches:
+            for buffer in {span.buffer for span in self._spans[id(launch)] if span.is_written}:
+                writers[buffer].append(launch)
+        return writers
 
     def readers(self, launch: RecordedLaunch, operand: Operand) -> Iterator[RecordedLaunch]:
         """The launches in later groups that touch this operand, until one writes it."""
