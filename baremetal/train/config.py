@@ -19,7 +19,7 @@ from baremetal.checkpoint.errors import plain_reason
 from baremetal.data.wording import did_you_mean
 from baremetal.errors import BaremetalError
 from baremetal.nn.block import Recompute
-from baremetal.optim.rates import ScheduleName
+from baremetal.optim.rates import DecayName
 
 LOSS_SCALES = "a number above 0, 'dynamic' or 'auto'"
 LARGEST_RATE = 1e30  # beyond it a float32 update overflows whatever the gradient is
@@ -76,7 +76,7 @@ class TrainConfig:
     """Which update rule."""
     learning_rate: float = 4e-3
     """Peak learning rate."""
-    schedule: ScheduleName = "cosine"
+    decay: DecayName = "cosine"
     """How the learning rate goes down after its peak."""
     warmup: int = 100
     """Steps of linear rise."""
@@ -227,6 +227,7 @@ def checked_values(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
         BaremetalError: an unknown key or a wrong type, named with `origin`.
     """
     kinds = typing.get_type_hints(TrainConfig)
+    values = _with_todays_names(values)
     checked = {}
     for key, value in values.items():
         if key not in kinds:
@@ -236,6 +237,13 @@ def checked_values(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
             )
         checked[key] = _checked(key, value, kinds[key], origin)
     return checked
+
+
+def _with_todays_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Configurations of before there were pipelines call the learning rate's `decay` `schedule`."""
+    if values.get("schedule") in typing.get_args(DecayName) and "decay" not in values:
+        return {"decay" if key == "schedule" else key: value for key, value in values.items()}
+    return values
 
 
 def _checked(key: str, value: Any, kind: Any, origin: str) -> Any:
