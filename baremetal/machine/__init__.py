@@ -1,4 +1,4 @@
-"""What hardware is: chips, links, nodes, racks and fabrics, as data, a source beside each number."""
+"""What hardware is: chips, links, nodes, racks and fabrics, as data with sources beside it."""
 
 from baremetal.machine.catalogue import find_chip, find_link
 from baremetal.machine.chip import Chip
