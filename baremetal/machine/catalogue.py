@@ -6,14 +6,17 @@ the user's own.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from baremetal.machine.chip import Chip, read_chip
 from baremetal.machine.errors import MachineError, nearest
+from baremetal.machine.fabric import Fabric, read_fabric
 from baremetal.machine.link import Link, read_link
-from baremetal.machine.reading import Table, read_tables
+from baremetal.machine.node import Node, read_node
+from baremetal.machine.rack import Rack, read_rack
+from baremetal.machine.reading import Find, Table, read_tables
 
 DATA = Path(__file__).parent / "data"
 
@@ -22,12 +25,16 @@ class Kind(NamedTuple):
     """A kind of thing: its folder in `data/`, and who reads its table."""
 
     folder: str
-    read: Callable[[Table], Any]
+    read: Callable[[Table, Find], Any]
 
 
+# Each kind names things of kinds above it only.
 KINDS = {
     "chip": Kind("chips", read_chip),
     "link": Kind("links", read_link),
+    "node": Kind("nodes", read_node),
+    "rack": Kind("racks", read_rack),
+    "fabric": Kind("fabrics", read_fabric),
 }
 
 
@@ -56,6 +63,33 @@ def find_link(name_or_path: str) -> Link:
         MachineError: unknown, or the file is wrong.
     """
     return find("link", name_or_path).thing
+
+
+def find_node(name_or_path: str) -> Node:
+    """The node of this name, or the one that this file describes.
+
+    Raises:
+        MachineError: unknown, or the file is wrong.
+    """
+    return find("node", name_or_path).thing
+
+
+def find_rack(name_or_path: str) -> Rack:
+    """The rack of this name, or the one that this file describes.
+
+    Raises:
+        MachineError: unknown, or the file is wrong.
+    """
+    return find("rack", name_or_path).thing
+
+
+def find_fabric(name_or_path: str) -> Fabric:
+    """The fabric of this name, or the one that this file describes.
+
+    Raises:
+        MachineError: unknown, or the file is wrong.
+    """
+    return find("fabric", name_or_path).thing
 
 
 def find(kind: str, name_or_path: str) -> Entry:
@@ -112,9 +146,21 @@ def _read(path: Path, shown: str, kind: str) -> Entry:
         raise MachineError(
             f"{shown} describes no {kind} but {', '.join(tables)}: expected a table [{kind}]"
         )
+    return _entry(tables, path.parent, kind)
+
+
+def _entry(tables: dict[str, Table], folder: Path, kind: str) -> Entry:
     table = tables[kind]
     aliases, about = table.texts("aliases"), table.text("about", "")
-    return Entry(kind, KINDS[kind].read(table), aliases, about)
+    thing = KINDS[kind].read(table, partial(_seen_from, tables, folder))
+    return Entry(kind, thing, aliases, about)
+
+
+def _seen_from(tables: dict[str, Table], folder: Path, kind: str, name: str) -> Any:
+    """What a name in a file means: a thing in that file, or beside it, or one shipped."""
+    if kind in tables and _plain(tables[kind].text("name")) == _plain(name):
+        return _entry(tables, folder, kind).thing
+    return find(kind, str(folder / name) if _is_path(name) else name).thing
 
 
 def _is_path(text: str) -> bool:

@@ -19,7 +19,7 @@ from fractions import Fraction
 
 from baremetal.machine.checks import check_count, check_share
 from baremetal.machine.errors import MachineError
-from baremetal.machine.reading import Table
+from baremetal.machine.reading import Find, Table
 from baremetal.machine.units import BYTE_RATE, DURATION, FLOP_RATE, POWER, SIZE
 
 PS_PER_S = 10**12
@@ -37,14 +37,16 @@ LONG_NAMES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16
 class Chip:
     """One accelerator, or one processor.
 
+    A field is called as in the file, with its base unit behind.
+
     Attributes:
         name: ``"GB300"``.
         flops: dense FLOP/s by precision (see `PRECISIONS`).
         memory_bytes: capacity of its memory.
-        usable_bytes: what a program can have of it.
-        memory_Bps: B/s to and from its memory.
+        usable_memory_bytes: what a program can have of it.
+        memory_rate_Bps: B/s to and from its memory.
         efficiency: the share of `flops` that large matrix products reach.
-        memory_efficiency: the share of `memory_Bps` that streaming through memory reaches.
+        memory_efficiency: the share of `memory_rate_Bps` that streaming through memory reaches.
         launch_overhead_ps: from one launch to the next where there is nothing to compute.
         power_W: the most it draws; None: not known.
         sources: by field (``"flops.bf16"``), where its number is from.
@@ -56,8 +58,8 @@ class Chip:
     name: str
     flops: Mapping[str, int] = field(hash=False)
     memory_bytes: int
-    usable_bytes: int
-    memory_Bps: int
+    usable_memory_bytes: int
+    memory_rate_Bps: int
     efficiency: Fraction
     memory_efficiency: Fraction
     launch_overhead_ps: int = 0
@@ -65,7 +67,7 @@ class Chip:
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("memory_bytes", "usable_bytes", "memory_Bps"):
+        for name in ("memory_bytes", "usable_memory_bytes", "memory_rate_Bps"):
             check_count(self, name, at_least=1)
         check_count(self, "launch_overhead_ps")
         if self.power_W is not None:
@@ -75,10 +77,10 @@ class Chip:
             if getattr(self, name) == 0:
                 raise MachineError(f"chip {self.name}: {name} = 0 computes nothing")
         self._check_flops()
-        if self.usable_bytes > self.memory_bytes:
+        if self.usable_memory_bytes > self.memory_bytes:
             raise MachineError(
-                f"chip {self.name}: usable_bytes = {self.usable_bytes} is more than its memory, "
-                f"{self.memory_bytes}"
+                f"chip {self.name}: usable_memory_bytes = {self.usable_memory_bytes} is more than "
+                f"its memory, {self.memory_bytes}"
             )
 
     def _check_flops(self) -> None:
@@ -120,14 +122,14 @@ class Chip:
             MachineError: the chip has no such precision.
         """
         flops_per_ps = self.efficiency * self.peak(precision) / PS_PER_S
-        bytes_per_ps = self.memory_efficiency * self.memory_Bps / PS_PER_S
+        bytes_per_ps = self.memory_efficiency * self.memory_rate_Bps / PS_PER_S
         total = Fraction(0)
         for flops, size_bytes in costs:
             total += self.launch_overhead_ps + max(flops / flops_per_ps, size_bytes / bytes_per_ps)
         return -(-total.numerator // total.denominator)
 
 
-def read_chip(table: Table) -> Chip:
+def read_chip(table: Table, find: Find) -> Chip:
     """A chip from its table in a description.
 
     Raises:
@@ -147,10 +149,10 @@ def read_chip(table: Table) -> Chip:
         name=table.text("name"),
         flops=flops,
         memory_bytes=memory_bytes,
-        usable_bytes=table.optional("usable_memory", SIZE, memory_bytes),
-        memory_Bps=table.quantity("memory_rate", BYTE_RATE, positive=True),
+        usable_memory_bytes=table.optional("usable_memory", SIZE, memory_bytes),
+        memory_rate_Bps=table.quantity("memory_rate", BYTE_RATE, positive=True),
         efficiency=table.share("efficiency"),
         memory_efficiency=table.share("memory_efficiency"),
         launch_overhead_ps=table.optional("launch_overhead", DURATION, 0),
-        power_W=table.quantity("power", POWER, positive=True) if "power" in table else None,
+        power_W=table.maybe("power", POWER),
     )

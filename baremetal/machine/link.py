@@ -28,7 +28,7 @@ from typing import NamedTuple
 from baremetal.machine.checks import check_count, check_share
 from baremetal.machine.errors import MachineError
 from baremetal.machine.fate import CERTAIN, fate
-from baremetal.machine.reading import Table
+from baremetal.machine.reading import Find, Table
 from baremetal.machine.units import BIT_RATE, DURATION, ceil_div
 
 PS_PER_S = 10**12
@@ -123,7 +123,7 @@ class Link:
         return replace(self, bandwidth_bps=max(1, int(self.bandwidth_bps * Fraction(share))))
 
 
-def read_link(table: Table) -> Link:
+def read_link(table: Table, find: Find) -> Link:
     """A link from its table in a description.
 
     Raises:

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from baremetal.machine.errors import MachineError, nearest
-from baremetal.machine.units import Quantity, parse_share
+from baremetal.machine.units import Quantity, parse_ratio, parse_share
 
 T = TypeVar("T")
+Find = Callable[[str, str], Any]  # what a kind and a name stand for, as seen from a file
 NOT_STATED = "not stated"
 
 
@@ -68,6 +69,14 @@ class Table:
         """
         return self.quantity(field, kind) if field in self else default
 
+    def maybe(self, field: str, kind: Quantity) -> int | None:
+        """A quantity above zero that need not be known.
+
+        Raises:
+            MachineError: it is there, but no such quantity.
+        """
+        return self.quantity(field, kind, positive=True) if field in self else None
+
     def is_text(self, field: str, word: str) -> bool:
         """Whether a field says this word instead of a quantity; its source is noted."""
         value = self._values.get(field)
@@ -81,6 +90,14 @@ class Table:
             MachineError: missing, or not from 0 to 1.
         """
         return self._number(field, parse_share, f'such as {field} = "65 %"')
+
+    def ratio(self, field: str) -> Fraction:
+        """A ratio to one that must be there, such as ``"3 : 2"`` or ``"2 : 1"``.
+
+        Raises:
+            MachineError: missing, or no such ratio.
+        """
+        return self._number(field, parse_ratio, f'such as {field} = "2 : 1"')
 
     def count(self, field: str, *, at_least: int = 0) -> int:
         """A whole number that must be there.
@@ -121,6 +138,18 @@ class Table:
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise self.refusal(field, f'{values!r} is no list of strings; expected ["one", "two"]')
         return tuple(values)
+
+    def reference(self, field: str, kind: str, find: Find) -> Any:
+        """Another thing, described elsewhere, that this one names.
+
+        Raises:
+            MachineError: missing, or nothing of this kind is called so.
+        """
+        name = self.text(field)
+        try:
+            return find(kind, name)
+        except MachineError as error:
+            raise self.refusal(field, str(error)) from None
 
     def table(self, field: str) -> "Table":
         """A table in this one, that must be there; its sources become this one's.

@@ -35,6 +35,8 @@ _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 _NUMBER = re.compile(r"([+-]?)(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d{1,3})?)\s*(\S.*)?", re.ASCII)
 
+_RATIO = re.compile(r"\s*([1-9]\d*)\s*:\s*([1-9]\d*)\s*", re.ASCII)
+
 
 def _prefixed(unit: str, prefixes: Mapping[str, int], base: int = 1) -> dict[str, int]:
     return {prefix + unit: factor * base for prefix, factor in prefixes.items()}
@@ -144,6 +146,18 @@ def parse_share(value: object) -> Fraction:
     if share is None or not 0 <= share <= 1:
         raise MachineError(f'{value!r} is no part of one: expected 0 to 1, or "0 %" to "100 %"')
     return share
+
+
+def parse_ratio(value: object) -> Fraction:
+    """A ratio from ``"3 : 2"``: 3/2.
+
+    Raises:
+        MachineError: it is no ratio of two whole numbers above zero.
+    """
+    match = _RATIO.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise MachineError(f'{value!r} is no ratio: expected two whole numbers such as "2 : 1"')
+    return Fraction(int(match[1]), int(match[2]))
 
 
 def show_share(share: Fraction) -> str:
