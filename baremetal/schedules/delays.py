@@ -5,41 +5,12 @@ by the seed, the two ranks and its number on their link.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
+from baremetal.machine.link import Link
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.wiring import Wiring
-
-
-class Fate(Protocol):
-    """What becomes of one message."""
-
-    @property
-    def losses(self) -> int:
-        """Attempts that were lost."""
-
-    @property
-    def jitter_ps(self) -> int:
-        """By how much it is late."""
-
-
-class Link(Protocol):
-    """One direction between two ranks, such as `baremetal.machine.link.Link`."""
-
-    @property
-    def latency_ps(self) -> int:
-        """From the last bit sent to the last bit there."""
-
-    def busy_ps(self, size_bytes: int, losses: int = 0) -> int:
-        """How long the message keeps the link busy."""
-
-    def fate(self, seed: int, src: int, dst: int, sequence: int) -> Fate:
-        """Losses and jitter of a message."""
-
-    def fails_at(self, sequence: int) -> bool:
-        """Whether the link no longer carries this message."""
 
 
 Links = Link | Mapping[tuple[int, int], Link] | None
@@ -75,19 +46,29 @@ def message_delays(
                 f"{wiring.schedule.name}: rank {source} sends to rank {target}, "
                 "but no link between them is given"
             )
-        for message in np.flatnonzero(wiring.link == number).tolist():
-            sequence = int(wiring.sequence[message])
-            if link.fails_at(sequence):
-                raise ScheduleError(
-                    f"{wiring.schedule.name}: the link from rank {source} to rank {target} fails "
-                    f"before message {sequence}, which "
-                    f"{wiring.flat.name(int(wiring.sender[message]))} sends"
-                )
-            fate = link.fate(seed, source, target, sequence)
-            size = sizes[wiring.lane[message]]
-            occupancy_ps[message] = link.busy_ps(size, fate.losses)
-            flight_ps[message] = link.latency_ps + fate.jitter_ps
+        messages = np.flatnonzero(wiring.link == number)
+        _refuse_failure(wiring, link, messages)
+        flight_ps[messages] = link.latency_ps
+        alone_ps = np.array([link.busy_ps(size) for size in sizes], np.int64)  # (lanes,)
+        occupancy_ps[messages] = alone_ps[wiring.lane[messages]]
+        if not (link.jitter_ps or link.loss):
+            continue
+        for message in messages.tolist():
+            fate = link.fate(seed, source, target, int(wiring.sequence[message]))
+            occupancy_ps[message] = link.busy_ps(sizes[wiring.lane[message]], fate.losses)
+            flight_ps[message] += fate.jitter_ps
     return occupancy_ps, flight_ps
+
+
+def _refuse_failure(wiring: Wiring, link: Link, messages: np.ndarray) -> None:
+    """A link that fails for good before its last message makes waiting endless: say so now."""
+    last = messages[np.argmax(wiring.sequence[messages])]
+    if link.fails_at(int(wiring.sequence[last])):
+        source, target = wiring.links[wiring.link[last]]
+        raise ScheduleError(
+            f"{wiring.schedule.name}: the link from rank {source} to rank {target} fails after "
+            f"{link.fails_after} messages, but the schedule sends {len(messages)} by it"
+        )
 
 
 def lane_sizes(wiring: Wiring, size_bytes: int | Sequence[int]) -> list[int]:

@@ -76,6 +76,16 @@ def _row(step: Step) -> tuple[int, int, int, int, int]:
     return (NONE, NONE, *step)
 
 
+def chunk_numbers(schedule: Schedule) -> list[int]:
+    """For each stage, which of its rank's stages it is, from 0."""
+    held = [0] * len(schedule.ranks)
+    numbers = []
+    for rank in schedule.rank_of:
+        numbers.append(held[rank])
+        held[rank] += 1
+    return numbers
+
+
 @dataclass(frozen=True)
 class Done:
     """In which step a microbatch's work on a stage is done; -1 where it never is.

@@ -17,6 +17,7 @@ from functools import cache
 import numba
 import numpy as np
 from numba import types
+from numba.extending import register_jitable
 
 from baremetal.kernels.native.compiler import compile_or_load
 
@@ -66,45 +67,57 @@ def play(
         rank = awake[count_awake]
         while position[rank] < first_step[rank + 1]:
             step = position[rank]
-            time_ps = clock_ps[rank]
-            asleep = False
+            time_ps = _ready(
+                step, rank, takes, sends, reuses, arrive_ps, taken_ps, waits_for_it,
+                waits_for_its_slot,
+            )  # fmt: skip
+            if time_ps < 0:
+                break  # asleep
+            start_ps[step] = max(time_ps, clock_ps[rank])
+            clock_ps[rank] = end_ps[step] = start_ps[step] + duration_ps[step]
             for way in range(2):
                 message = takes[step, way]
                 if message >= 0:
-                    if arrive_ps[message] < 0:
-                        waits_for_it[message] = rank
-                        asleep = True
-                        break
-                    time_ps = max(time_ps, arrive_ps[message])
-                message = sends[step, way]
-                if message >= 0 and reuses[message] >= 0:
-                    earlier = reuses[message]
-                    if taken_ps[earlier] < 0:
-                        waits_for_its_slot[earlier] = rank
-                        asleep = True
-                        break
-                    time_ps = max(time_ps, taken_ps[earlier])
-            if asleep:
-                break
-            start_ps[step] = time_ps
-            clock_ps[rank] = end_ps[step] = time_ps + duration_ps[step]
-            for way in range(2):
-                message = takes[step, way]
-                if message >= 0:
-                    taken_ps[message] = time_ps
-                    if waits_for_its_slot[message] >= 0:
-                        awake[count_awake] = waits_for_its_slot[message]
-                        count_awake += 1
+                    taken_ps[message] = start_ps[step]
+                    count_awake = _wake(awake, count_awake, waits_for_its_slot[message])
                 message = sends[step, way]
                 if message >= 0:
                     depart_ps[message] = max(end_ps[step], link_free_ps[link[message]])
                     free_ps = depart_ps[message] + occupancy_ps[message]
                     link_free_ps[link[message]] = free_ps
                     arrive_ps[message] = free_ps + flight_ps[message]
-                    if waits_for_it[message] >= 0:
-                        awake[count_awake] = waits_for_it[message]
-                        count_awake += 1
+                    count_awake = _wake(awake, count_awake, waits_for_it[message])
             order[done] = step
             done += 1
             position[rank] = step + 1
     return start_ps, end_ps, depart_ps, arrive_ps, taken_ps, position, order
+
+
+@register_jitable(forceinline=True)
+def _ready(step, rank, takes, sends, reuses, arrive_ps, taken_ps, waits_for_it, waits_for_its_slot):
+    """When all messages and slots of a step are there; -1 if one is not yet: the rank sleeps."""
+    time_ps = 0
+    for way in range(2):
+        message = takes[step, way]
+        if message >= 0:
+            if arrive_ps[message] < 0:
+                waits_for_it[message] = rank
+                return -1
+            time_ps = max(time_ps, arrive_ps[message])
+        message = sends[step, way]
+        if message >= 0 and reuses[message] >= 0:
+            earlier = reuses[message]
+            if taken_ps[earlier] < 0:
+                waits_for_its_slot[earlier] = rank
+                return -1
+            time_ps = max(time_ps, taken_ps[earlier])
+    return time_ps
+
+
+@register_jitable(forceinline=True)
+def _wake(awake, count_awake, rank):
+    """Put a rank that slept back on the stack; returns the stack's new height."""
+    if rank < 0:
+        return count_awake
+    awake[count_awake] = rank
+    return count_awake + 1

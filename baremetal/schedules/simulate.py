@@ -82,14 +82,16 @@ class Simulator:
         """
         duration_ps = self._durations(durations, stragglers)
         flat, wiring = self.wiring.flat, self.wiring
-        *times, position, _ = compiled_play()(
+        start, end, depart, arrive, taken, position, _ = compiled_play()(
             flat.first_step, wiring.takes, wiring.sends, self.reuses, wiring.link,
             self.occupancy_ps, self.flight_ps, duration_ps + self.host_overhead_ps,
             np.zeros(len(wiring.links), np.int64),
         )  # fmt: skip
         if np.any(position < flat.first_step[1:]):
             raise ScheduleError(describe_deadlock(wiring, self.reuses, position))
-        return Timeline(wiring, duration_ps, *times, self.reuses)
+        return Timeline(
+            wiring, duration_ps, start, end, depart, arrive, taken, self.occupancy_ps, self.reuses
+        )
 
     def _durations(
         self, durations: Durations, stragglers: Mapping[int, float] | None

@@ -50,8 +50,8 @@ def reused_slots(wiring: Wiring, slots: Slots) -> np.ndarray:
         if count < 1:
             raise ScheduleError(f"messages {lane} have {count} slots: expected at least 1")
     per_lane = np.array([slots.get(lane, wiring.messages + 1) for lane in wiring.lanes], np.int64)
-    count = per_lane[wiring.lane] if wiring.messages else np.zeros(0, np.int64)
-    return np.where(wiring.number >= count, np.arange(wiring.messages) - count, NONE)
+    own = per_lane[wiring.lane]  # (messages,)
+    return np.where(wiring.number >= own, np.arange(wiring.messages) - own, NONE)
 
 
 def order_of_steps(wiring: Wiring, reuses: np.ndarray) -> np.ndarray:

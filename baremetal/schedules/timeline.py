@@ -39,6 +39,7 @@ class Timeline:
         duration_ps: of each step, without host overhead, (steps,).
         start_ps, end_ps: of each step.
         depart_ps, arrive_ps, taken_ps: of each message, (messages,).
+        occupancy_ps: for how long each message kept its link busy.
         reuses: for each message the one whose slot it took over, or -1.
     """
 
@@ -49,6 +50,7 @@ class Timeline:
     depart_ps: np.ndarray
     arrive_ps: np.ndarray
     taken_ps: np.ndarray
+    occupancy_ps: np.ndarray
     reuses: np.ndarray
 
     @property

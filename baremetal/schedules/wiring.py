@@ -94,7 +94,8 @@ def wire(schedule: Schedule) -> Wiring:
     flat, done = check_complete(schedule)
     takes = np.full((flat.steps, 2), NONE, np.int64)
     sends = np.full((flat.steps, 2), NONE, np.int64)
-    lanes, lane, sender, taker, column = [], [], [], [], []
+    lanes: list[Lane] = []
+    lane, sender, taker, column = [], [], [], []  # pieces, one per lane
     count = 0
     for this, way, sent_in, taken_in in _lanes(schedule, done):
         messages = np.arange(count, count + len(sent_in))
