@@ -1,0 +1,91 @@
+"""The run's notice board: one word that ends it all, and what each rank is waiting for.
+
+Two questions must have an answer in shared memory, without asking the rank itself:
+
+- *Is the run over?* Whoever notices that it is (a rank that fails, a supervisor that sees a process
+  die) sets the abort word and says why. Every waiting rank looks at it all the time.
+- *Does this rank hang, or does it wait?* A rank counts its beats: one for each message, one for
+  each round of waiting. A rank whose counter moves is alive; one that waits has written down for
+  which lane and which message, so that a supervisor can name the one whom all are waiting for.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from baremetal.comm.slot import LINE_BYTES
+
+TEXT_BYTES = 8 * LINE_BYTES - 8  # of the reason, UTF-8
+ABORT, TEXT = 0, 1  # words
+FIRST_RANK = 9 * LINE_BYTES
+BEATS, LANE, SEQUENCE, RECEIVING = range(4)  # words of a rank's line
+
+
+def board_bytes(ranks: int) -> int:
+    """How large the board of so many ranks is, in B."""
+    return FIRST_RANK + ranks * LINE_BYTES
+
+
+class WaitingFor(NamedTuple):
+    """What a rank waits for: a message of a lane, to come or to be taken away."""
+
+    lane: int
+    sequence: int
+    receiving: bool
+
+
+class Board:
+    """The board, in memory that all ranks share.
+
+    Args:
+        memory: (board_bytes(ranks),) uint8 or more, zeros when the run begins, aligned to 8.
+        ranks: how many there are.
+    """
+
+    def __init__(self, memory: np.ndarray, ranks: int) -> None:
+        self._memory = memory
+        self._abort = memory[:8].view(np.int64)
+        lines = memory[FIRST_RANK : board_bytes(ranks)].view(np.int64)
+        self._ranks = lines.reshape(ranks, LINE_BYTES // 8)
+
+    @property
+    def abort_address(self) -> int:
+        """Where the abort word lies."""
+        return self._abort.__array_interface__["data"][0]
+
+    def abort(self, reason: str) -> None:
+        """End the run: every waiting rank raises AbortedError with this reason. The first counts."""
+        if self._abort[0]:
+            return
+        text = reason.encode("utf-8")[:TEXT_BYTES]
+        self._memory[8 : 8 + len(text)] = np.frombuffer(text, np.uint8)
+        self._abort[0] = 1
+
+    @property
+    def aborted(self) -> str | None:
+        """Why the run was ended, or None."""
+        if not self._abort[0]:
+            return None
+        text = self._memory[8 : 8 + TEXT_BYTES].tobytes().rstrip(b"\0")
+        return text.decode("utf-8", errors="ignore")
+
+    def beat(self, rank: int) -> None:
+        """Count one more sign of life."""
+        self._ranks[rank, BEATS] += 1
+
+    def beats(self) -> list[int]:
+        """The signs of life of each rank so far."""
+        return self._ranks[:, BEATS].tolist()
+
+    def wait(self, rank: int, waiting: WaitingFor | None) -> None:
+        """Write down what a rank waits for; None: it does not."""
+        line = self._ranks[rank]
+        line[LANE] = 0
+        if waiting is not None:
+            line[SEQUENCE], line[RECEIVING] = waiting.sequence, waiting.receiving
+            line[LANE] = waiting.lane + 1
+
+    def waiting(self, rank: int) -> WaitingFor | None:
+        """What a rank waits for."""
+        lane, sequence, receiving = self._ranks[rank, LANE : RECEIVING + 1].tolist()
+        return WaitingFor(lane - 1, sequence, bool(receiving)) if lane else None
