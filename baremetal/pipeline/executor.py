@@ -1,0 +1,229 @@
+"""One rank's part of a step: its actions in the schedule's order, with real arrays and modelled time.
+
+For each step of the schedule:
+
+    wait      for the messages that it needs, and for room for those that it will send
+    start     clock = max(clock, arrivals, the times from which there is room)
+    compute   forward, input-gradient, weight-gradient: real work on real arrays
+    end       clock = start + host overhead + charge
+    send      what the neighbours wait for, from the end on
+
+These are the simulator's rules (`schedules/reference.py`) word for word, and with a virtual clock
+the times are the same to the last picosecond, however the processes were really scheduled. What an
+action is *charged* is decided outside: unit times, a modelled chip's roofline, or the time that was
+measured here.
+
+Each training step is a phase of its own: clock, links and slots begin at 0 again. The optimiser's
+part comes after it and has no place on this clock.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from baremetal.comm import Clock, Receiver, Sender
+from baremetal.pipeline.board import Board, State
+from baremetal.pipeline.stage import Batch
+from baremetal.schedules import Action, Kind, Step
+from baremetal.schedules.flat import NONE
+from baremetal.schedules.wiring import FORWARD, Wiring
+
+PS_PER_NS = 1000
+Charge = Sequence[int] | None  # ps of each of the rank's steps; None: what was measured
+
+
+class StageRunner(Protocol):
+    """What a stage can do: `EagerStage`, `CapturedStage`."""
+
+    def begin_step(self, batch: Batch) -> None: ...
+    def forward(self, microbatch: int, *activations: np.ndarray) -> np.ndarray: ...
+    def input_gradient(self, microbatch: int, *dy: np.ndarray) -> np.ndarray | None: ...
+    def weight_gradient(self, microbatch: int) -> None: ...
+    def backward(self, microbatch: int, *dy: np.ndarray) -> np.ndarray | None: ...
+
+
+@dataclass
+class RankRecord:
+    """What one rank did in one step of training; all times int64 in ps.
+
+    Attributes:
+        start_ps, end_ps, duration_ps: of each of its steps.
+        depart_ps, arrive_ps: of the messages it sent, by number.
+        taken_ps: of the messages it received, by number.
+        losses: of the microbatches whose last stage is here, by number.
+        computed_ns: real time spent computing.
+    """
+
+    start_ps: np.ndarray
+    end_ps: np.ndarray
+    duration_ps: np.ndarray
+    depart_ps: dict[int, int]
+    arrive_ps: dict[int, int]
+    taken_ps: dict[int, int]
+    losses: dict[int, float]
+    computed_ns: int = 0
+
+
+class Executor:
+    """Executes one rank's actions.
+
+    Args:
+        wiring: the schedule and its messages.
+        rank: whose actions.
+        stages: the rank's stages, by number.
+        senders, receivers: the rank's ends of the schedule's lanes, by the lane's number.
+        board: to say what is being done.
+        charge: ps of each of the rank's steps, or None to charge what is measured.
+        host_overhead_ps: added to each step.
+        factor: how much slower than charged this rank is (a straggler).
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        rank: int,
+        stages: Mapping[int, StageRunner],
+        senders: Mapping[int, Sender],
+        receivers: Mapping[int, Receiver],
+        board: Board,
+        charge: Charge,
+        host_overhead_ps: int = 0,
+    ) -> None:
+        self.wiring, self.rank, self.stages = wiring, rank, stages
+        self._steps: Sequence[Step] = wiring.schedule.ranks[rank]
+        self._first = int(wiring.flat.first_step[rank])
+        self._senders, self._receivers = senders, receivers
+        self._board = board
+        self._charge = charge
+        self._host_overhead_ps = host_overhead_ps
+        self._per_lane = np.bincount(wiring.lane, minlength=len(wiring.lanes)).tolist()
+        self._handed: dict[tuple[bool, int, int], np.ndarray] = {}  # within this rank
+        self._phase = 0
+        self.before_action = lambda number, index: None  # where faults are injected
+
+    def run(self, batch: Batch, clock: Clock) -> RankRecord:
+        """All actions of one training step; gradients are added to the parameters'.
+
+        Args:
+            batch: the step's tokens, on ranks that hold a first or a last stage.
+            clock: at the beginning of the phase.
+
+        Raises:
+            AbortedError: the run was ended while this rank waited.
+            CommError: a message was damaged or lost for good.
+        """
+        count = len(self._steps)
+        empty = (np.zeros(count, np.int64) for _ in range(3))
+        record = RankRecord(*empty, {}, {}, {}, {})
+        self._handed.clear()
+        for stage in self.stages.values():
+            stage.begin_step(batch)
+        for index, step in enumerate(self._steps):
+            self._board.say(self.rank, State.COMPUTING, batch.step, index)
+            self.before_action(batch.step, index)
+            self._do(index, step, clock, record)
+        self._phase += 1
+        return record
+
+    def _do(self, index: int, step: Step, clock: Clock, record: RankRecord) -> None:
+        takes, sends = (
+            [message for message in table[self._first + index].tolist() if message != NONE]
+            for table in (self.wiring.takes, self.wiring.sends)
+        )
+        ready_ps = [self._arrival_ps(message) for message in takes]
+        ready_ps += [self._room_ps(message) for message in sends]
+        start_ps = clock.wait_until(max(ready_ps, default=0))
+        given = {message: self._receive(message, start_ps) for message in takes}
+        record.taken_ps.update(dict.fromkeys(takes, start_ps))
+        began_ns = time.perf_counter_ns()
+        results = [self._compute(part, index, given, record) for part in step.parts]
+        computed_ns = time.perf_counter_ns() - began_ns
+        record.computed_ns += computed_ns
+        duration_ps = computed_ns * PS_PER_NS if self._charge is None else self._charge[index]
+        end_ps = clock.advance(self._host_overhead_ps + duration_ps)
+        for part, result in zip(step.parts, results, strict=True):
+            self._deliver(part, index, result, end_ps, record)
+        record.start_ps[index], record.end_ps[index] = start_ps, end_ps
+        record.duration_ps[index] = duration_ps
+
+    # ------------------------------------------------------------ computing
+
+    def _compute(
+        self, part: Action, index: int, given: Mapping[int, np.ndarray], record: RankRecord
+    ) -> np.ndarray | None:
+        stage, microbatch = self.stages[part.stage], part.microbatch
+        if part.kind == Kind.W:
+            stage.weight_gradient(microbatch)
+            return None
+        inputs = self._inputs(part, index, given)
+        if part.kind == Kind.F:
+            y = stage.forward(microbatch, *inputs)
+            if self.wiring.schedule.behind(part.stage) is None:
+                record.losses[microbatch] = float(y)
+            return y
+        backward = stage.input_gradient if part.kind == Kind.I else stage.backward
+        return backward(microbatch, *inputs)
+
+    def _inputs(
+        self, part: Action, index: int, given: Mapping[int, np.ndarray]
+    ) -> tuple[np.ndarray, ...]:
+        """What the part needs of another stage: by message, or from within this rank."""
+        way = _way(part)
+        message = int(self.wiring.takes[self._first + index, way])
+        if message != NONE:
+            return (given[message],)
+        held = self._handed.pop((way == FORWARD, part.stage, part.microbatch), None)
+        return () if held is None else (held,)
+
+    def _deliver(
+        self, part: Action, index: int, result: np.ndarray | None, end_ps: int, record: RankRecord
+    ) -> None:
+        """Send a part's result, or keep it for a neighbouring stage of this rank."""
+        if part.kind == Kind.W or result is None:
+            return
+        way = _way(part)
+        message = int(self.wiring.sends[self._first + index, way])
+        if message != NONE:
+            sender = self._senders[int(self.wiring.lane[message])]
+            transfer = sender.send(self._sequence(message), result, end_ps)
+            record.depart_ps[message] = transfer.depart_ps
+            record.arrive_ps[message] = transfer.arrival_ps
+            return
+        schedule = self.wiring.schedule
+        forward = way == FORWARD
+        to = schedule.behind(part.stage) if forward else schedule.before(part.stage)
+        if to is not None:
+            # A gradient lies in memory that the next microbatch may have before it is read.
+            held = result if forward else result.copy()
+            self._handed[forward, to, part.microbatch] = held
+
+    # ------------------------------------------------------------ messages
+
+    def _sequence(self, message: int) -> int:
+        """A message's number on its lane since the run began."""
+        lane = int(self.wiring.lane[message])
+        return self._phase * self._per_lane[lane] + int(self.wiring.number[message])
+
+    def _arrival_ps(self, message: int) -> int:
+        receiver = self._receivers[int(self.wiring.lane[message])]
+        return receiver.arrival(self._sequence(message))
+
+    def _room_ps(self, message: int) -> int:
+        """From when on there is a slot for a message; for the first of a phase that is 0."""
+        sender = self._senders[int(self.wiring.lane[message])]
+        free_ps = sender.free(self._sequence(message))
+        return free_ps if int(self.wiring.number[message]) >= sender.lane.slots else 0
+
+    def _receive(self, message: int, taken_ps: int) -> np.ndarray:
+        receiver = self._receivers[int(self.wiring.lane[message])]
+        into = np.empty(receiver.lane.shape, receiver.lane.dtype)
+        receiver.receive(self._sequence(message), into, taken_ps)
+        return into
+
+
+def _way(part: Action) -> int:
+    """The column of a part's messages in the wiring's tables."""
+    return FORWARD if part.kind == Kind.F else 1 - FORWARD
