@@ -150,7 +150,7 @@ def inspection_text(result: dict[str, Any]) -> str:
     comparison = result["recompute"]
     return "\n".join(
         [
-            f"one step: {plan['launches']} launches, {format_count(plan['flops'])}FLOP, "
+            f"one step: {plan['launches']} launches, {format_count(plan['flops'], 'FLOP')}, "
             f"{format_bytes(plan['bytes'])} moved",
             f"memory: {plan['buffers']} buffers, {format_bytes(plan['total_bytes'])} in all, "
             f"{format_bytes(plan['planned_bytes'])} as planned, "
