@@ -103,11 +103,16 @@ def _find(name: str) -> Verb:
 # ---------------------------------------------------------------- reading options
 
 
-def _parse(options: type, verb: str, arguments: Sequence[str], default: Any = None) -> Any:
-    """Fill a dataclass from arguments; a mistake becomes one line that names it."""
+def _parse(
+    options: type, verb: str, arguments: Sequence[str], default: Any = None, example: str = ""
+) -> Any:
+    """Fill a dataclass from arguments; a mistake becomes one line that names it.
+
+    `example` stands under the description of --help; the verb's own if there is none.
+    """
     import tyro
 
-    example = VERBS[verb].example
+    example = example or VERBS[verb].example
     errors = io.StringIO()
     extra = {} if default is None else {"default": default}
     try:
@@ -350,7 +355,7 @@ def _run_bench(arguments: Sequence[str]) -> int:
     if kind not in BENCHMARKS:
         raise BaremetalError(f"unknown benchmark '{kind}': there are {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[kind]
-    benchmark.run(_parse(benchmark.options, "bench", rest))
+    benchmark.run(_parse(benchmark.options, f"bench {kind}", rest, example=benchmark.example))
     return 0
 
 
@@ -444,7 +449,7 @@ VERBS: dict[str, Verb] = {
         _run_inspect,
     ),
     "bench": Verb(
-        "time a training step beside PyTorch's",
+        "measure beside PyTorch and JAX: a step, all sizes, a launch, a run, few bits",
         "baremetal bench step --model small --against torch",
         _run_bench,
     ),

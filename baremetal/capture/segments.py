@@ -125,7 +125,8 @@ class Segment:
 
     def text(self) -> str:
         """Every launch, one to a line, with where its operands lie in slot 0 and what it costs."""
-        cost = f"{format_count(self.cost.flops)}FLOP, {format_bytes(self.cost.size_bytes)} moved"
+        flops, size_bytes = self.cost.flops, self.cost.size_bytes
+        cost = f"{format_count(flops, 'FLOP')}, {format_bytes(size_bytes)} moved"
         summary = f"{self.name}: {len(self.plan.launches)} launches, {cost}"
         return "\n".join([summary, "", *self.plan.launch_lines()])
 
