@@ -16,7 +16,7 @@ import numpy as np
 from baremetal.comm.slot import LINE_BYTES
 
 TEXT_BYTES = 8 * LINE_BYTES - 8  # of the reason, UTF-8
-ABORT, TEXT = 0, 1  # words
+ABORT = 0  # a word; the text comes behind it
 FIRST_RANK = 9 * LINE_BYTES
 BEATS, LANE, SEQUENCE, RECEIVING = range(4)  # words of a rank's line
 
@@ -44,48 +44,52 @@ class Board:
 
     def __init__(self, memory: np.ndarray, ranks: int) -> None:
         self._memory = memory
-        self._abort = memory[:8].view(np.int64)
-        lines = memory[FIRST_RANK : board_bytes(ranks)].view(np.int64)
-        self._ranks = lines.reshape(ranks, LINE_BYTES // 8)
+        self._words = memoryview(memory[: board_bytes(ranks)]).cast("q")
+        self._ranks = ranks
 
     @property
     def abort_address(self) -> int:
         """Where the abort word lies."""
-        return self._abort.__array_interface__["data"][0]
+        return self._memory.__array_interface__["data"][0]
 
     def abort(self, reason: str) -> None:
         """End the run: every waiting rank raises AbortedError with this reason. The first counts."""
-        if self._abort[0]:
+        if self._words[ABORT]:
             return
         text = reason.encode("utf-8")[:TEXT_BYTES]
         self._memory[8 : 8 + len(text)] = np.frombuffer(text, np.uint8)
-        self._abort[0] = 1
+        self._words[ABORT] = 1
 
     @property
     def aborted(self) -> str | None:
         """Why the run was ended, or None."""
-        if not self._abort[0]:
+        if not self._words[ABORT]:
             return None
         text = self._memory[8 : 8 + TEXT_BYTES].tobytes().rstrip(b"\0")
         return text.decode("utf-8", errors="ignore")
 
+    def _line(self, rank: int) -> int:
+        return (FIRST_RANK + rank * LINE_BYTES) // 8
+
     def beat(self, rank: int) -> None:
         """Count one more sign of life."""
-        self._ranks[rank, BEATS] += 1
+        self._words[self._line(rank) + BEATS] += 1
 
     def beats(self) -> list[int]:
         """The signs of life of each rank so far."""
-        return self._ranks[:, BEATS].tolist()
+        return [self._words[self._line(rank) + BEATS] for rank in range(self._ranks)]
 
     def wait(self, rank: int, waiting: WaitingFor | None) -> None:
         """Write down what a rank waits for; None: it does not."""
-        line = self._ranks[rank]
-        line[LANE] = 0
+        line = self._line(rank)
+        self._words[line + LANE] = 0
         if waiting is not None:
-            line[SEQUENCE], line[RECEIVING] = waiting.sequence, waiting.receiving
-            line[LANE] = waiting.lane + 1
+            self._words[line + SEQUENCE] = waiting.sequence
+            self._words[line + RECEIVING] = waiting.receiving
+            self._words[line + LANE] = waiting.lane + 1
 
     def waiting(self, rank: int) -> WaitingFor | None:
         """What a rank waits for."""
-        lane, sequence, receiving = self._ranks[rank, LANE : RECEIVING + 1].tolist()
+        line = self._line(rank)
+        lane, sequence, receiving = self._words[line + LANE : line + RECEIVING + 1]
         return WaitingFor(lane - 1, sequence, bool(receiving)) if lane else None

@@ -11,6 +11,7 @@ All lanes of a run lie in one segment, at offsets that follow from the list of l
 rank computes the same ones, and nothing is looked up at run time.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ class Lane:
     @property
     def size_bytes(self) -> int:
         """Of one message."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def charged_bytes(self) -> int:

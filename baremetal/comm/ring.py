@@ -12,39 +12,41 @@ has no other copy of the message: what is damaged in the slot is lost.
 
 import numpy as np
 
+from baremetal.comm.board import WaitingFor
 from baremetal.comm.channel import check_array
 from baremetal.comm.errors import CorruptionError, SequenceError
 from baremetal.comm.layout import Lane
 from baremetal.comm.link_queue import LinkQueue, Transfer
 from baremetal.comm.slot import (
-    ARRIVAL, ATTEMPT, DEPART, HEADER_BYTES, HEADER_SUM, KEPT, LABEL, READY, RELEASE, SIZE, SUM,
-    TAKEN, WEIGHTED, compiled,
-)  # fmt: skip
-from baremetal.comm.board import WaitingFor
+    ARRIVAL,
+    HEADER_BYTES,
+    READY,
+    RELEASE,
+    SUM,
+    TAKEN,
+    WEIGHTED,
+    compiled,
+)
 from baremetal.comm.waiting import Waiting
 
 
 class _Ring:
-    """What both ends know: where the slots are."""
+    """What both ends know: where the slots are. All of it is looked up once."""
 
     def __init__(self, number: int, lane: Lane, memory: np.ndarray, waiting: Waiting) -> None:
         self.number = number
         self.lane = lane
+        self._slots = lane.slots
+        self._size = lane.size_bytes
         self._waiting = waiting
         self._code = compiled()
         self._abort = waiting.board.abort_address
-        stride, size = lane.stride_bytes, lane.size_bytes
-        slots = memory.reshape(lane.slots, stride)
+        rows = memory.reshape(lane.slots, lane.stride_bytes)
         start = memory.__array_interface__["data"][0]
-        self._headers = [start + slot * stride for slot in range(lane.slots)]
-        self._words = [slots[slot, :HEADER_BYTES].view(np.int64) for slot in range(lane.slots)]
-        self._payloads = [
-            slots[slot, HEADER_BYTES : HEADER_BYTES + size].view(lane.dtype).reshape(lane.shape)
-            for slot in range(lane.slots)
-        ]
-
-    def _slot(self, sequence: int) -> int:
-        return sequence % self.lane.slots
+        self._headers = [start + slot * lane.stride_bytes for slot in range(lane.slots)]
+        self._words = [memoryview(row[:HEADER_BYTES]).cast("q") for row in rows]
+        payloads = [row[HEADER_BYTES : HEADER_BYTES + self._size] for row in rows]
+        self._payloads = [part.view(lane.dtype).reshape(lane.shape) for part in payloads]
 
     def __str__(self) -> str:
         return f"lane {self.number} '{self.lane.label}' ({self.lane.src} -> {self.lane.dst})"
@@ -65,27 +67,30 @@ class RingSender(_Ring):
         self, number: int, lane: Lane, memory: np.ndarray, waiting: Waiting, link: LinkQueue
     ) -> None:
         super().__init__(number, lane, memory, waiting)
+        self._charged_bytes = lane.charged_bytes
         self._link = link
         self._next = 0
 
     def free(self, sequence: int) -> int:
         """Wait until there is a slot for this message; the modelled time from which it was, ps."""
-        slot = self._slot(sequence)
-        taken = sequence - self.lane.slots + 1  # the label of the message that lay there before
+        slot = sequence % self._slots
+        taken = sequence - self._slots + 1  # the label of the message that lay there before
         if taken <= 0:
             return 0
         address = self._headers[slot] + 8 * TAKEN
-        self._waiting.until(
-            lambda spins: self._code.await_word(address, taken, self._abort, spins),
-            WaitingFor(self.number, sequence, receiving=False),
-        )
-        return int(self._words[slot][RELEASE])
+
+        def look(spins: int) -> int:
+            return self._code.await_word(address, taken, self._abort, spins)
+
+        if look(1) != READY:
+            self._waiting.until(look, WaitingFor(self.number, sequence, receiving=False))
+        return self._words[slot][RELEASE]
 
     def reserve(self, sequence: int) -> np.ndarray:
         """The slot of the next message as an array of the lane's shape and dtype, to be filled."""
         self._check_next(sequence)
         self.free(sequence)
-        return self._payloads[self._slot(sequence)]
+        return self._payloads[sequence % self._slots]
 
     def commit(self, sequence: int, ready_ps: int) -> Transfer:
         """Send what was written into the reserved slot."""
@@ -108,13 +113,14 @@ class RingSender(_Ring):
 
     def _publish(self, sequence: int, source: int, ready_ps: int) -> Transfer:
         """Charge the link and fill the slot; source 0: the payload is there already."""
-        transfer = self._link.carry(self.lane.charged_bytes, ready_ps)
-        header = self._headers[self._slot(sequence)]
+        transfer = self._link.carry(self._charged_bytes, ready_ps)
+        header = self._headers[sequence % self._slots]
         self._code.put(
-            header, header + HEADER_BYTES, source, self.lane.size_bytes, sequence + 1,
+            header, header + HEADER_BYTES, source, self._size, sequence + 1,
             transfer.depart_ps, transfer.arrival_ps, 0, 0,
         )  # fmt: skip
         self._next += 1
+        self._waiting.beat()
         return transfer
 
 
@@ -123,50 +129,54 @@ class RingReceiver(_Ring):
 
     def __init__(self, number: int, lane: Lane, memory: np.ndarray, waiting: Waiting) -> None:
         super().__init__(number, lane, memory, waiting)
-        self._state = np.zeros(3, np.int64)  # how far a message has been copied, and its sums
+        # How far a message has been copied, and its sums so far.
+        self._state = memoryview(np.zeros(3, np.int64))
+        self._state_address = np.asarray(self._state).__array_interface__["data"][0]
 
     def try_arrival(self, sequence: int) -> int | None:
         """The modelled time of arrival, ps, if this message has come; None if not."""
-        header = self._headers[self._slot(sequence)]
+        slot = sequence % self._slots
+        header = self._headers[slot]
         if self._code.await_label(header, sequence + 1, 0, self._abort, 1) != READY:
             return None
-        return int(self._words[self._slot(sequence)][ARRIVAL])
+        return self._words[slot][ARRIVAL]
 
     def arrival(self, sequence: int) -> int:
         """Wait until this message has come; its modelled time of arrival, ps."""
         self._await(sequence, 0)
-        return int(self._words[self._slot(sequence)][ARRIVAL])
+        return self._words[sequence % self._slots][ARRIVAL]
 
     def receive(self, sequence: int, into: np.ndarray, taken_ps: int) -> None:
         """Copy the message into an array, verify it, and give the slot back as of `taken_ps`."""
         check_array(into, self.lane)
         self._await(sequence, 0)
-        slot = self._slot(sequence)
+        slot = sequence % self._slots
         self._copy(sequence, into)
-        words = self._words[slot]
-        if self._state[1:].tolist() != [int(words[SUM]), int(words[WEIGHTED])]:
+        words, state = self._words[slot], self._state
+        if state[1] != words[SUM] or state[2] != words[WEIGHTED]:
             raise CorruptionError(f"{self}: message {sequence} is damaged: its checksum differs")
         words[RELEASE] = taken_ps
         self._code.store(self._headers[slot] + 8 * TAKEN, sequence + 1)
+        self._waiting.beat()
 
     def _await(self, sequence: int, attempt: int) -> None:
-        header = self._headers[self._slot(sequence)]
-        self._waiting.until(
-            lambda spins: self._code.await_label(
-                header, sequence + 1, attempt, self._abort, spins
-            ),
-            WaitingFor(self.number, sequence, receiving=True),
-        )
+        header = self._headers[sequence % self._slots]
+
+        def look(spins: int) -> int:
+            return self._code.await_label(header, sequence + 1, attempt, self._abort, spins)
+
+        if look(1) != READY:
+            self._waiting.until(look, WaitingFor(self.number, sequence, receiving=True))
 
     def _copy(self, sequence: int, into: np.ndarray) -> None:
-        header = self._headers[self._slot(sequence)]
-        self._state[:] = 0
-        target = into.__array_interface__["data"][0]
-        state = self._state.__array_interface__["data"][0]
-        size = self.lane.size_bytes
-        self._waiting.until(
-            lambda spins: self._code.take(
-                header, header + HEADER_BYTES, target, size, state, self._abort, spins
-            ),
-            WaitingFor(self.number, sequence, receiving=True),
-        )
+        header = self._headers[sequence % self._slots]
+        self._state[0] = self._state[1] = self._state[2] = 0
+        target, state = into.__array_interface__["data"][0], self._state_address
+
+        def look(spins: int) -> int:
+            return self._code.take(
+                header, header + HEADER_BYTES, target, self._size, state, self._abort, spins
+            )
+
+        if look(1) != READY:
+            self._waiting.until(look, WaitingFor(self.number, sequence, receiving=True))

@@ -16,7 +16,7 @@ from baremetal.comm.board import Board, WaitingFor
 from baremetal.comm.errors import AbortedError
 from baremetal.comm.slot import ABORTED, READY
 
-SPINS = 20_000  # looks before the first pause: about 40 us
+SPINS = 60_000  # looks before the first pause: about 40 us
 FEW_SPINS = 100  # looks between two pauses
 YIELDS = 20  # rounds that only give the core away
 SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 20e-6, 1e-3
@@ -44,15 +44,16 @@ class Waiting:
     waited_ns: int = 0
     waits: int = 0
 
+    def beat(self) -> None:
+        """Count a sign of life."""
+        self.board.beat(self.rank)
+
     def until(self, look: Callable[[int], int], what: WaitingFor) -> None:
-        """Return when `look(spins)` answers READY.
+        """Return when `look(spins)` answers READY; to be called when one look was not enough.
 
         Raises:
             AbortedError: the run was ended meanwhile.
         """
-        self.board.beat(self.rank)
-        if look(1) == READY:
-            return
         started_ns = time.monotonic_ns()
         self.waits += 1
         try:
