@@ -1,1 +1,34 @@
 """How ranks reach each other: clocks, links, channels."""
+
+from baremetal.comm.board import Board, WaitingFor
+from baremetal.comm.channel import Receiver, Sender
+from baremetal.comm.clock import Clock, VirtualClock, WallClock
+from baremetal.comm.endpoint import Address, Endpoint, Exchange
+from baremetal.comm.errors import AbortedError, CommError, CorruptionError, SequenceError
+from baremetal.comm.layout import Lane, Layout
+from baremetal.comm.link_queue import Charge, LinkModel, NoLink, Transfer
+from baremetal.comm.shared_memory import SharedMemory
+
+__all__ = [
+    "AbortedError",
+    "Address",
+    "Board",
+    "Charge",
+    "Clock",
+    "CommError",
+    "CorruptionError",
+    "Endpoint",
+    "Exchange",
+    "Lane",
+    "Layout",
+    "LinkModel",
+    "NoLink",
+    "Receiver",
+    "Sender",
+    "SequenceError",
+    "SharedMemory",
+    "Transfer",
+    "VirtualClock",
+    "WaitingFor",
+    "WallClock",
+]

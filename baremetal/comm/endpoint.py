@@ -66,6 +66,7 @@ class Endpoint:
         self.senders: dict[int, RingSender] = {}
         self.receivers: dict[int, RingReceiver] = {}
         queues: dict[int, LinkQueue] = {}
+        self._queues = queues
         offsets = layout.offsets()
         for number, lane in enumerate(layout.lanes):
             memory = self._memory.bytes[offsets[number] : offsets[number + 1]]
@@ -75,3 +76,8 @@ class Endpoint:
                 self.senders[number] = RingSender(number, lane, memory, self.waiting, queue)
             if lane.dst == rank:
                 self.receivers[number] = RingReceiver(number, lane, memory, self.waiting)
+
+    def begin_phase(self) -> None:
+        """Time begins anew: all links that lead away from here are free, and count from 0."""
+        for queue in self._queues.values():
+            queue.free_ps = queue.sequence = 0

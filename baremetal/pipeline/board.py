@@ -56,13 +56,14 @@ class Board(comm.Board):
 
     def say(self, rank: int, state: State, step: int, action: int = NO_ACTION) -> None:
         """This rank begins something."""
-        line = self._ranks[rank]
-        line[STEP], line[ACTION], line[STATE] = step, action, state
-        line[COUNT] += 1
+        line = self._line(rank)
+        self._words[line + STEP], self._words[line + ACTION] = step, action
+        self._words[line + STATE] = state
+        self._words[line + COUNT] += 1
 
     def status(self, rank: int) -> Status:
         """What a rank said last."""
-        state, step, action, count = self._ranks[rank, STATE:].tolist()
-        return Status(
-            State(state), step, action, count, self.waiting(rank), int(self._ranks[rank, 0])
-        )
+        line = self._line(rank)
+        state, step, action, count = self._words[line + STATE : line + COUNT + 1].tolist()
+        beats = self.beats()[rank]
+        return Status(State(state), step, action, count, self.waiting(rank), beats)

@@ -189,7 +189,7 @@ class Supervisor:
         """A rank has raised. If it was only woken, look for whose fault that is."""
         if not reply.is_consequence:
             self._fail(rank, f"{self._where(rank)}: {reply.result}")
-        self.board.abort()
+        self.board.abort("another rank failed")
         deadline = time.monotonic() + self._limits.grace_s
         while time.monotonic() < deadline:
             for other, process in enumerate(self._processes):
@@ -206,16 +206,17 @@ class Supervisor:
         raise RankError(rank, message)
 
     def _where(self, rank: int) -> str:
-        status = self.board.read(rank)
+        status = self.board.status(rank)
         doing = {
             State.STARTING: "while it started",
             State.PREPARING: "while it prepared (model, kernels, plans)",
+            State.UPDATING: f"step {status.step + 1}, while it updated its weights",
             State.IDLE: "between two commands",
         }.get(status.state)
         if doing is None:
             doing = self._describe(rank, status.step, status.action)
-            if status.state == State.WAITING:
-                doing += ", waiting for its input"
+            if status.waits_for is not None:
+                doing += ", while it waited for a neighbour"
         return f"rank {rank}, {doing}"
 
     def _death(self, rank: int) -> str:
@@ -232,7 +233,7 @@ class Supervisor:
     def close(self) -> None:
         """End all ranks, whatever they are doing; returns when they are gone."""
         self._is_over = True
-        self.board.abort()
+        self.board.abort("the run is over")
         for pipe in self._pipes:
             pipe.close()  # who waits for a command sees its end
         deadline = time.monotonic() + self._limits.grace_s
@@ -245,29 +246,35 @@ class Supervisor:
 
 
 class _Patience:
-    """Who has made no progress for too long."""
+    """Who has done nothing new for too long.
+
+    A waiting rank is not to blame as long as somebody else is at work. Only if all that are asked
+    wait is something amiss that no rank will ever tell: a message that was lost on the way.
+    """
 
     def __init__(self, board: Board, limits: Limits, ranks: Sequence[int]) -> None:
         self._board, self._limits = board, limits
         now = time.monotonic()
-        self._seen = {rank: (board.read(rank).progress, now) for rank in ranks}
+        self._seen = {rank: (board.status(rank).count, now) for rank in ranks}
 
     def exhausted_by(self, waiting: set[int]) -> int | None:
-        """A rank that is stuck, if there is one; who computes rather than who waits for it."""
+        """A rank that is stuck, if there is one."""
         now = time.monotonic()
-        stuck = []
+        late: list[int] = []
+        at_work = False
         for rank in sorted(waiting):
-            status = self._board.read(rank)
-            progress, since = self._seen[rank]
-            if status.progress != progress:
-                self._seen[rank] = status.progress, now
+            status = self._board.status(rank)
+            count, since = self._seen[rank]
+            if status.count != count:
+                self._seen[rank] = status.count, now
+            elif now - since > self._limit_s(status.state):
+                late.append(rank)
                 continue
-            if now - since > self._limit_s(status.state):
-                stuck.append((status.state == State.WAITING, rank))
-        if not stuck:
-            return None
-        # The waiting wait because of somebody: if all do, the schedule would have been refused.
-        return min(stuck)[1]
+            at_work = at_work or status.waits_for is None
+        stuck = [rank for rank in late if self._board.status(rank).waits_for is None]
+        if stuck:
+            return stuck[0]
+        return late[0] if late and not at_work else None
 
     def _limit_s(self, state: State) -> float:
         if state == State.PREPARING:

@@ -1,0 +1,101 @@
+"""A job: everything a rank must know before it starts, decided by the one who starts it.
+
+The exact map of a pipeline run. Which blocks are whose, who sends what to whom and how large it is,
+how many slots there are, what every action is charged: all of it follows from the job, which each
+rank is given whole. At run time only tokens, losses and a learning rate come from outside.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+from baremetal import comm
+from baremetal.machine.chip import Chip
+from baremetal.machine.link import Link
+from baremetal.nn import LanguageModel
+from baremetal.pipeline.lanes import lane_slots, schedule_lanes
+from baremetal.pipeline.partition import Part
+from baremetal.schedules import Schedule
+from baremetal.schedules.times import Times
+from baremetal.schedules.wiring import Wiring, wire
+
+ClockName = Literal["virtual", "wall"]
+ChargeName = Literal["roofline", "unit", "measured"]
+
+
+class Builder(Protocol):
+    """Makes what a rank needs; pickled, so it is an object of a module-level class."""
+
+    def model(self) -> LanguageModel:
+        """The whole model, with its initial values."""
+
+    def optimizer(self, parameters: Any) -> Any:
+        """An optimiser of these named parameters."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pipeline run.
+
+    Attributes:
+        schedule: who does what in which order.
+        parts: of the model, by stage, mirrored copies included.
+        builder: of models and optimisers.
+        samples, context, width: a microbatch is (samples, context) tokens, and its activations are
+            (samples, context, width).
+        dtype: of activations.
+        clock: virtual, or wall: receivers really wait.
+        charge: what actions are charged: the chip's roofline, `times`, or what was measured.
+        times: for `unit`.
+        chip, link: of the modelled machine; no link: messages are there at once.
+        slots: of every lane; None: as many as needed lest a sender wait.
+        host_overhead_ps: of each action.
+        stragglers: by rank, how many times as long its actions take.
+        seed: of jitter and losses.
+        eager: stages run through Python, not from plans.
+        threads: of each rank's kernels.
+    """
+
+    schedule: Schedule
+    parts: Sequence[Part]
+    builder: Builder
+    samples: int
+    context: int
+    width: int
+    dtype: str = "float32"
+    clock: ClockName = "virtual"
+    charge: ChargeName = "unit"
+    times: Times | None = None
+    chip: Chip | None = None
+    link: Link | None = None
+    slots: int | None = None
+    host_overhead_ps: int = 0
+    stragglers: Mapping[int, Fraction] = field(default_factory=dict)
+    seed: int = 0
+    eager: bool = False
+    threads: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """How many processes it takes."""
+        return len(self.schedule.ranks)
+
+    def stages_of(self, rank: int) -> list[int]:
+        """The stages that a rank holds."""
+        return [stage for stage, its in enumerate(self.schedule.rank_of) if its == rank]
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        """The schedule's messages."""
+        return wire(self.schedule)
+
+    @cached_property
+    def layout(self) -> comm.Layout:
+        """All lanes: the schedule's come first, in the order of `wiring.lanes`."""
+        shape = self.samples, self.context, self.width
+        slots = lane_slots(self.wiring, self.slots)
+        return comm.Layout(
+            self.ranks, tuple(schedule_lanes(self.wiring, slots, shape, self.dtype))
+        )
