@@ -4,6 +4,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from baremetal.comm.board import Board
 from baremetal.comm.layout import Layout
 from baremetal.comm.link_queue import LinkModel, LinkQueue, NoLink
@@ -36,6 +38,11 @@ class Exchange:
         self._memory = SharedMemory.create(name, layout.size_bytes)
         self.address = Address(name, layout)
         self.board = Board(self._memory.bytes, layout.ranks)
+
+    @property
+    def memory(self) -> np.ndarray:
+        """(size_bytes,) uint8, the whole segment."""
+        return self._memory.bytes
 
     def close(self) -> None:
         """Remove the segment."""
@@ -76,6 +83,11 @@ class Endpoint:
                 self.senders[number] = RingSender(number, lane, memory, self.waiting, queue)
             if lane.dst == rank:
                 self.receivers[number] = RingReceiver(number, lane, memory, self.waiting)
+
+    @property
+    def memory(self) -> np.ndarray:
+        """(size_bytes,) uint8, the whole segment."""
+        return self._memory.bytes
 
     def begin_phase(self) -> None:
         """Time begins anew: all links that lead away from here are free, and count from 0."""

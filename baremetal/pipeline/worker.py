@@ -32,7 +32,7 @@ class Worker:
         self._links = None if job.link is None else StepLinks(job.link, job.seed)
         links = {} if self._links is None else dict.fromkeys(self._neighbours(), self._links)
         self._endpoint = comm.Endpoint(address, rank, links)
-        self._board = Board(self._endpoint._memory.bytes, job.ranks)
+        self._board = Board(self._endpoint.memory, job.ranks)
         self._stages: dict[int, Stage] = {}
         self._executor: Executor | None = None
         self._step = 0
