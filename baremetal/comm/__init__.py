@@ -5,15 +5,15 @@ from baremetal.comm.channel import Receiver, Sender
 from baremetal.comm.clock import Clock, VirtualClock, WallClock
 from baremetal.comm.endpoint import Address, Endpoint, Exchange
 from baremetal.comm.errors import AbortedError, CommError, CorruptionError, SequenceError
+from baremetal.comm.faults import MessageFault, Wrong
 from baremetal.comm.layout import Lane, Layout
-from baremetal.comm.link_queue import Charge, LinkModel, NoLink, Transfer
+from baremetal.comm.link_queue import Transfer
 from baremetal.comm.shared_memory import SharedMemory
 
 __all__ = [
     "AbortedError",
     "Address",
     "Board",
-    "Charge",
     "Clock",
     "CommError",
     "CorruptionError",
@@ -21,8 +21,7 @@ __all__ = [
     "Exchange",
     "Lane",
     "Layout",
-    "LinkModel",
-    "NoLink",
+    "MessageFault",
     "Receiver",
     "Sender",
     "SequenceError",
@@ -31,4 +30,5 @@ __all__ = [
     "VirtualClock",
     "WaitingFor",
     "WallClock",
+    "Wrong",
 ]

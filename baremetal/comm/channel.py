@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
+from baremetal.comm.errors import SequenceError
 from baremetal.comm.layout import Lane
 from baremetal.comm.link_queue import Transfer
 
@@ -68,3 +69,11 @@ def check_array(array: np.ndarray, lane: Lane) -> None:
             f"lane '{lane.label}' carries arrays of shape {lane.shape} and dtype {lane.dtype}, "
             f"contiguous, and was given shape {array.shape}, {array.dtype}{layout}"
         )
+
+
+def next_error(channel: object, sequence: int, due: int) -> SequenceError:
+    """What a sender says that is given another message number than the next one."""
+    return SequenceError(
+        f"{channel}: message {sequence} was to be sent, but {due} is the next: "
+        "a lane's messages are numbered from 0, in the order in which they are sent"
+    )

@@ -6,32 +6,53 @@ for each word has one writer. The receiver may take messages in another order th
 
 Two ways to send. `send` copies an array into the slot and sums it in the same pass. `reserve` and
 `commit` let the work write straight into the slot: nothing is copied, but the sum needs a pass of
-its own, which only reads (and what was just written is often still in the cache). The sender then
-has no other copy of the message: what is damaged in the slot is lost.
+its own, which only reads (and what was just written is often still in the cache).
+
+**When something is wrong.** A receiver that finds a damaged message, or another one where it expects
+its own, or nothing for a while, asks again: it writes into the slot which message it wants, and in
+which attempt. The sender reads that when it next waits, and sends again what it has kept. It keeps a
+copy only of messages that are meant to go wrong (`faults.py`), and says so in the header (`kept`):
+shared memory loses nothing by itself, and a second copy of everything would cost what the zero-copy
+path saves. Damage to a message that is not kept cannot be mended; it is detected all the same, and
+raises `CorruptionError`.
 """
 
 import numpy as np
 
 from baremetal.comm.board import WaitingFor
-from baremetal.comm.channel import check_array
+from baremetal.comm.channel import check_array, next_error
 from baremetal.comm.errors import CorruptionError, SequenceError
 from baremetal.comm.layout import Lane
 from baremetal.comm.link_queue import LinkQueue, Transfer
 from baremetal.comm.slot import (
     ARRIVAL,
+    DAMAGED,
     HEADER_BYTES,
+    KEPT,
+    LABEL,
     READY,
     RELEASE,
+    REQUEST,
     SUM,
     TAKEN,
+    WANTED,
     WEIGHTED,
     compiled,
 )
 from baremetal.comm.waiting import Waiting
 
+MOST_ATTEMPTS = 4  # a message that is damaged as often as this is given up
+
 
 class _Ring:
-    """What both ends know: where the slots are. All of it is looked up once."""
+    """What both ends know: where the slots are. All of it is looked up once.
+
+    Args:
+        number: of the lane.
+        lane: what it carries.
+        memory: (slots * stride_bytes,) uint8, the lane's part of the segment.
+        waiting: how this rank waits, and what it counts.
+    """
 
     def __init__(self, number: int, lane: Lane, memory: np.ndarray, waiting: Waiting) -> None:
         self.number = number
@@ -39,6 +60,7 @@ class _Ring:
         self._slots = lane.slots
         self._size = lane.size_bytes
         self._waiting = waiting
+        self._counts = waiting.counts
         self._code = compiled()
         self._abort = waiting.board.abort_address
         rows = memory.reshape(lane.slots, lane.stride_bytes)
@@ -53,13 +75,9 @@ class _Ring:
 
 
 class RingSender(_Ring):
-    """The sending end.
+    """The sending end; see `_Ring` for the first arguments.
 
     Args:
-        number: of the lane.
-        lane: what it carries.
-        memory: (slots * stride_bytes,) uint8, the lane's part of the segment.
-        waiting: how this rank waits.
         link: the modelled link to the other rank, shared by all lanes that lead there.
     """
 
@@ -77,6 +95,10 @@ class RingSender(_Ring):
         taken = sequence - self._slots + 1  # the label of the message that lay there before
         if taken <= 0:
             return 0
+        self._await_taken(sequence, slot, taken)
+        return self._words[slot][RELEASE]
+
+    def _await_taken(self, sequence: int, slot: int, taken: int) -> None:
         address = self._headers[slot] + 8 * TAKEN
 
         def look(spins: int) -> int:
@@ -84,7 +106,6 @@ class RingSender(_Ring):
 
         if look(1) != READY:
             self._waiting.until(look, WaitingFor(self.number, sequence, receiving=False))
-        return self._words[slot][RELEASE]
 
     def reserve(self, sequence: int) -> np.ndarray:
         """The slot of the next message as an array of the lane's shape and dtype, to be filled."""
@@ -106,67 +127,104 @@ class RingSender(_Ring):
 
     def _check_next(self, sequence: int) -> None:
         if sequence != self._next:
-            raise SequenceError(
-                f"{self}: message {sequence} was to be sent, but {self._next} is the next: "
-                "a lane's messages are numbered from 0, in the order in which they are sent"
-            )
+            raise next_error(self, sequence, self._next)
 
     def _publish(self, sequence: int, source: int, ready_ps: int) -> Transfer:
-        """Charge the link and fill the slot; source 0: the payload is there already."""
+        """Charge the link and fill the slot; source: address of the payload, 0: it is there."""
         transfer = self._link.carry(self._charged_bytes, ready_ps)
+        self._put(sequence, source, transfer)
+        self._sent()
+        return transfer
+
+    def _put(
+        self, sequence: int, source: int, transfer: Transfer, attempt: int = 0, kept: bool = False
+    ) -> None:
         header = self._headers[sequence % self._slots]
         self._code.put(
             header, header + HEADER_BYTES, source, self._size, sequence + 1,
-            transfer.depart_ps, transfer.arrival_ps, 0, 0,
+            transfer.depart_ps, transfer.arrival_ps, attempt, kept,
         )  # fmt: skip
+
+    def _sent(self) -> None:
         self._next += 1
+        self._counts.sent += 1
+        self._counts.sent_bytes += self._size
         self._waiting.beat()
-        return transfer
+
+    def serve(self) -> None:
+        """Answer what the receiver has asked for again: here there is nothing kept."""
+
+    def drain(self) -> None:
+        """Return when nothing that was sent can be asked for again."""
 
 
 class RingReceiver(_Ring):
-    """The receiving end; arguments as for the sending one, without a link."""
+    """The receiving end; see `_Ring` for the arguments."""
 
     def __init__(self, number: int, lane: Lane, memory: np.ndarray, waiting: Waiting) -> None:
         super().__init__(number, lane, memory, waiting)
         # How far a message has been copied, and its sums so far.
         self._state = memoryview(np.zeros(3, np.int64))
         self._state_address = np.asarray(self._state).__array_interface__["data"][0]
+        self._met: set[tuple[int, int]] = set()  # labels met where another was expected
 
     def try_arrival(self, sequence: int) -> int | None:
         """The modelled time of arrival, ps, if this message has come; None if not."""
-        slot = sequence % self._slots
-        header = self._headers[slot]
-        if self._code.await_label(header, sequence + 1, 0, self._abort, 1) != READY:
+        header = self._headers[sequence % self._slots]
+        if self._code.await_label(header, sequence + 1, 0, self._abort, 1) not in (READY, DAMAGED):
             return None
-        return self._words[slot][ARRIVAL]
+        return self.arrival(sequence)
 
     def arrival(self, sequence: int) -> int:
-        """Wait until this message has come; its modelled time of arrival, ps."""
+        """Wait until this message has come; its modelled time of arrival, ps.
+
+        Raises:
+            SequenceError: it has been taken already, or something else lies in its place for good.
+            CorruptionError: its header is damaged, and it cannot be had again.
+            AbortedError: the run was ended meanwhile.
+        """
         self._await(sequence, 0)
         return self._words[sequence % self._slots][ARRIVAL]
 
     def receive(self, sequence: int, into: np.ndarray, taken_ps: int) -> None:
-        """Copy the message into an array, verify it, and give the slot back as of `taken_ps`."""
+        """Copy the message into an array, verify it, and give the slot back as of `taken_ps`.
+
+        Raises:
+            CorruptionError: its bytes are not those that were sent, and it cannot be had again;
+                `into` then holds the damaged ones.
+            SequenceError, AbortedError: as `arrival`.
+        """
         check_array(into, self.lane)
-        self._await(sequence, 0)
         slot = sequence % self._slots
-        self._copy(sequence, into)
         words, state = self._words[slot], self._state
-        if state[1] != words[SUM] or state[2] != words[WEIGHTED]:
-            raise CorruptionError(f"{self}: message {sequence} is damaged: its checksum differs")
+        attempt = self._await(sequence, 0)
+        self._copy(sequence, into)
+        while state[1] != words[SUM] or state[2] != words[WEIGHTED]:
+            attempt = self._await(sequence, self._damaged(sequence, attempt, "checksum"))
+            self._copy(sequence, into)
         words[RELEASE] = taken_ps
         self._code.store(self._headers[slot] + 8 * TAKEN, sequence + 1)
+        self._counts.received += 1
+        self._counts.received_bytes += self._size
         self._waiting.beat()
 
-    def _await(self, sequence: int, attempt: int) -> None:
+    def _await(self, sequence: int, attempt: int) -> int:
+        """Wait for a message, in this attempt or a later one; returns in which it is there."""
         header = self._headers[sequence % self._slots]
 
         def look(spins: int) -> int:
             return self._code.await_label(header, sequence + 1, attempt, self._abort, spins)
 
-        if look(1) != READY:
-            self._waiting.until(look, WaitingFor(self.number, sequence, receiving=True))
+        found = look(1)
+        while found != READY:
+            if found == DAMAGED:
+                attempt = self._damaged(sequence, attempt, "header")
+            found = self._waiting.until(
+                look,
+                WaitingFor(self.number, sequence, receiving=True),
+                lambda: self._ask(sequence, attempt),
+            )
+        return attempt
 
     def _copy(self, sequence: int, into: np.ndarray) -> None:
         header = self._headers[sequence % self._slots]
@@ -180,3 +238,46 @@ class RingReceiver(_Ring):
 
         if look(1) != READY:
             self._waiting.until(look, WaitingFor(self.number, sequence, receiving=True))
+
+    # ------------------------------------------------------------ when something is wrong
+
+    def _damaged(self, sequence: int, attempt: int, part: str) -> int:
+        """Count it, and say which attempt to wait for; raise if there will be none."""
+        self._counts.damaged += 1
+        words = self._words[sequence % self._slots]
+        if words[KEPT] != 1 or attempt + 1 >= MOST_ATTEMPTS:
+            why = "the sender keeps no copy" if words[KEPT] != 1 else f"{attempt + 1} times"
+            raise CorruptionError(
+                f"{self}: message {sequence} is damaged, its {part} is not what was sent ({why}): "
+                "nothing was computed from it; start again from the last checkpoint"
+            )
+        return attempt + 1
+
+    def _ask(self, sequence: int, attempt: int) -> None:
+        """In each round of waiting: look what lies in the slot, and ask for what should."""
+        slot, wanted = sequence % self._slots, sequence + 1
+        words = self._words[slot]
+        if words[TAKEN] >= wanted:
+            raise SequenceError(f"{self}: message {sequence} has been taken already")
+        label = words[LABEL]
+        # What normally lies there before it comes: nothing, or the message taken last.
+        if label not in (0, words[TAKEN], wanted):
+            self._met_another(sequence, label, kept=words[KEPT] == 1)
+        if words[REQUEST] != wanted or words[WANTED] != attempt:
+            words[WANTED] = attempt
+            self._code.store(self._headers[slot] + 8 * REQUEST, wanted)
+            self._counts.requested += 1
+
+    def _met_another(self, sequence: int, label: int, kept: bool) -> None:
+        if (sequence, label) in self._met:
+            return
+        self._met.add((sequence, label))
+        if label < sequence + 1:
+            self._counts.duplicated += 1
+        else:
+            self._counts.out_of_order += 1
+        if not kept:
+            raise SequenceError(
+                f"{self}: message {label - 1} lies where message {sequence} is due, and the "
+                "sender keeps no copy of that: start again from the last checkpoint"
+            )

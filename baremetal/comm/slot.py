@@ -2,7 +2,7 @@
 
     header   line 0, written by the sender:    label size depart arrival attempt kept header_sum
              line 1, written by the sender:    written sum weighted
-             line 2, written by the receiver:  taken release request
+             line 2, written by the receiver:  taken release request wanted
     payload  aligned to a cache line
 
 Each side writes its own cache lines, so that the two processors do not fight over one.
@@ -44,13 +44,13 @@ HEADER_BYTES = 3 * LINE_BYTES
 # Words of the header, 8 bytes each.
 LABEL, SIZE, DEPART, ARRIVAL, ATTEMPT, KEPT, HEADER_SUM = range(7)
 WRITTEN, SUM, WEIGHTED = range(8, 11)
-TAKEN, RELEASE, REQUEST = range(16, 19)
+TAKEN, RELEASE, REQUEST, WANTED = range(16, 20)
 
 BLOCK_WORDS = 32768  # 128 KiB: the sums of a block are exact in 64 bits, and it fits into L2
 PRIME = 2**61 - 1
 LOW_31, LOW_30 = 2**31 - 1, 2**30 - 1
 
-READY, NOT_YET, ABORTED = 1, 0, -1  # what waiting ends with
+NOT_YET, READY, ABORTED, DAMAGED = range(4)  # what looking finds
 
 WORD = ir.IntType(64)
 HALF = ir.IntType(32)
@@ -204,7 +204,10 @@ def _pass(target, source, start, end, total, weighted):
 
 @register_jitable
 def _header_sum(header):
-    """The header's words with odd weights mod 2^64: a change of any one of them is seen."""
+    """The header's words with odd weights mod 2^64: a change of any one of them is seen.
+
+    The label's weight is 1, so that a message's sum is known before its label is written.
+    """
     total = 0
     for word in range(HEADER_SUM):
         total += (2 * word + 1) * load_acquire(header + 8 * word)
@@ -220,7 +223,6 @@ def _put(header, payload, source, size, label, depart, arrival, attempt, kept):
     store_release(header + 8 * ARRIVAL, arrival)
     store_release(header + 8 * ATTEMPT, attempt)
     store_release(header + 8 * KEPT, kept)
-    # The label counts as what it is about to become.
     store_release(header + 8 * HEADER_SUM, _header_sum(header) + label)
     store_release(header + 8 * LABEL, label)
     target = payload if source != 0 else 0
@@ -252,11 +254,15 @@ def _await_word(address, wanted, abort, spins):
 
 
 def _await_label(header, label, attempt, abort, spins):
-    """The same until a slot holds this message, in this attempt or a later one."""
+    """The same until a slot holds this message, in this attempt or a later one.
+
+    DAMAGED: it does, but the words of the header are not those that the sender wrote.
+    """
     for _ in range(spins):
         if load_acquire(header + 8 * LABEL) == label:
             if load_acquire(header + 8 * ATTEMPT) >= attempt:
-                return READY
+                whole = _header_sum(header) == load_acquire(header + 8 * HEADER_SUM)
+                return READY if whole else DAMAGED
         if load_acquire(abort) != 0:
             return ABORTED
     return NOT_YET

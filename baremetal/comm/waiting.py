@@ -9,12 +9,17 @@ run is over, counts a beat, and does what others may be waiting for.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
+from typing import TypeAlias
 
 from baremetal.comm.board import Board, WaitingFor
+from baremetal.comm.counts import Counts
 from baremetal.comm.errors import AbortedError
-from baremetal.comm.slot import ABORTED, READY
+from baremetal.comm.slot import ABORTED, NOT_YET
+
+Look: TypeAlias = Callable[[int], int]
 
 SPINS = 60_000  # looks before the first pause: about 40 us
 FEW_SPINS = 100  # looks between two pauses
@@ -31,52 +36,66 @@ class Waiting:
     Attributes:
         board: the run's.
         rank: whose signs of life are counted.
-        spins: looks before the first pause; 0 where there are more ranks than cores.
+        spins: looks before the first pause; few where there are more ranks than cores.
         duties: called in each round, to do what others may be waiting for. May raise.
-        waited_ns: time spent here, beyond the first look.
-        waits: how often the first look was not enough.
+        counts: of the rank.
     """
 
     board: Board
     rank: int
     spins: int = SPINS
     duties: list[Callable[[], None]] = field(default_factory=list)
-    waited_ns: int = 0
-    waits: int = 0
+    counts: Counts = field(default_factory=Counts)
 
     def beat(self) -> None:
         """Count a sign of life."""
         self.board.beat(self.rank)
 
-    def until(self, look: Callable[[int], int], what: WaitingFor) -> None:
-        """Return when `look(spins)` answers READY; to be called when one look was not enough.
+    def until(
+        self, look: Look, what: WaitingFor, each_round: Callable[[], None] | None = None
+    ) -> int:
+        """Look until something is found; to be called when one look was not enough.
+
+        Args:
+            look: called with how often it may look before it answers NOT_YET.
+            what: is waited for.
+            each_round: done between two looks, beside the duties.
+
+        Returns:
+            What was found: READY or DAMAGED.
 
         Raises:
             AbortedError: the run was ended meanwhile.
         """
         started_ns = time.monotonic_ns()
-        self.waits += 1
-        try:
-            if look(self.spins) != READY:
-                self._patiently(look, what)
-        finally:
-            self.waited_ns += time.monotonic_ns() - started_ns
-
-    def _patiently(self, look: Callable[[int], int], what: WaitingFor) -> None:
+        self.counts.waits += 1
         self.board.wait(self.rank, what)
-        rounds, sleep_s = 0, SHORTEST_SLEEP_S
         try:
-            while (found := look(FEW_SPINS)) != READY:
-                if found == ABORTED:
-                    raise AbortedError(f"rank {self.rank} stopped: {self.board.aborted}")
+            found = look(self.spins)
+            for sleep_s in self._sleeps():
+                if found != NOT_YET:
+                    break
                 self.board.beat(self.rank)
                 for duty in self.duties:
                     duty()
-                if rounds < YIELDS:
-                    give_way()
-                else:
+                if each_round is not None:
+                    each_round()
+                if sleep_s:
                     time.sleep(sleep_s)
-                    sleep_s = min(2 * sleep_s, LONGEST_SLEEP_S)
-                rounds += 1
+                else:
+                    give_way()
+                found = look(FEW_SPINS)
         finally:
             self.board.wait(self.rank, None)
+            self.counts.waited_ns += time.monotonic_ns() - started_ns
+        if found == ABORTED:
+            raise AbortedError(f"rank {self.rank} stopped: {self.board.aborted}")
+        return found
+
+    def _sleeps(self) -> Iterator[float]:
+        """How long to sleep in each round, s: first not at all, then twice as long each time."""
+        yield from repeat(0.0, YIELDS)
+        sleep_s = SHORTEST_SLEEP_S
+        while True:
+            yield sleep_s
+            sleep_s = min(2 * sleep_s, LONGEST_SLEEP_S)
