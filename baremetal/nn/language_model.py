@@ -10,7 +10,7 @@ et al., "Scaling Laws for Neural Language Models", 2020, and the appendix of A. 
 "PaLM", 2022.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +137,21 @@ class LanguageModel(Module):
             BaremetalError: the tokens do not fit the context, or are not in the vocabulary.
         """
         logits = self(tokens)
-        return ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, total=total)
+        loss = ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, total=total)
+        share = 1.0
+        if total is not None and not self.is_static:  # (a captured step must not read `total`)
+            share = int((targets != IGNORE_INDEX).sum()) / float(np.asarray(total).item())
+        side_loss = self.side_loss(self.blocks, share)
+        return loss if side_loss is None else loss + side_loss
+
+    def side_loss(self, blocks: Iterable[ResidualBlock], share: float) -> Tensor | None:
+        """What these blocks add to the loss, besides what the logits say; None if nothing.
+
+        Args:
+            blocks: some of the model's, after their forward.
+            share: of the tokens that the loss is a mean over, those of this (micro)batch.
+        """
+        return None
 
     def new_cache(self, batch: int = 1) -> KeyValueCache:
         """An empty key-value cache for `batch` sequences, of the parameters' dtype and device."""

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from baremetal.pipeline.eager_stage import EagerStage
-from baremetal.pipeline.stage import Batch
+from baremetal.pipeline.runner import Batch, StageRunner
 from baremetal.schedules import Action, Kind, Schedule, ScheduleError
+
+
+def total_loss(losses: Sequence[np.ndarray]) -> float:
+    """The batch's mean loss from what each stage added for each microbatch, in a fixed order."""
+    return float(sum(np.sum(losses, axis=0).tolist()))
 
 
 class InProcess:
@@ -19,61 +23,61 @@ class InProcess:
 
     Args:
         schedule: who does what in which order.
-        stages: by number, mirrored copies included.
+        runners: by stage, mirrored copies included.
     """
 
-    def __init__(self, schedule: Schedule, stages: Sequence[EagerStage]) -> None:
+    def __init__(self, schedule: Schedule, runners: Sequence[StageRunner]) -> None:
         self.schedule = schedule
-        self.stages = stages
-        self._arrived: dict[tuple[str, int, int], np.ndarray] = {}
+        self.runners = runners
+        # What was sent and is not taken yet: by whether it is a gradient, to whom, and whose.
+        self._on_the_way: dict[tuple[bool, int, int], np.ndarray] = {}
 
-    def step(self, batch: Batch) -> np.ndarray:
-        """Forward and backward of a batch: gradients are added to the parameters'.
+    def step(self, batch: Batch) -> float:
+        """Forward and backward of a batch: gradients are added to those of the parameters.
 
         Returns:
-            The loss of each microbatch, (microbatches,); their sum is the batch's mean.
+            The loss: the mean over the batch's tokens, in nats.
+
+        Raises:
+            ScheduleError: the ranks wait for one another.
         """
-        losses = np.zeros(self.schedule.microbatches)
-        for stage in self.stages:
-            stage.begin_step(batch)
+        for runner in self.runners:
+            runner.begin_step(batch)
+        self._on_the_way.clear()
         waiting = [deque(actions) for actions in self.schedule.actions_by_rank()]
         while any(waiting):
             left = sum(map(len, waiting))
             for actions in waiting:
-                while actions and self._is_ready(actions[0]):
-                    self._do(actions.popleft(), losses)
+                while actions and self._may_start(actions[0]):
+                    self._do(actions.popleft())
             if sum(map(len, waiting)) == left:
-                stuck = ", ".join(f"{actions[0]}" for actions in waiting if actions)
-                raise ScheduleError(f"{self.schedule.name}: nobody can go on; next are {stuck}")
-        return losses
+                stuck = ", ".join(str(actions[0]) for actions in waiting if actions)
+                raise ScheduleError(
+                    f"{self.schedule.name}: the ranks wait for one another before {stuck}: check "
+                    "the order of their actions"
+                )
+        return total_loss([runner.losses for runner in self.runners])
 
-    def _is_ready(self, action: Action) -> bool:
-        need = self._need(action)
-        return need is None or need in self._arrived
+    def _may_start(self, action: Action) -> bool:
+        return not self._needs_message(action) or self._message_for(action) in self._on_the_way
 
-    def _need(self, action: Action) -> tuple[str, int, int] | None:
-        """What another stage must have sent."""
-        if action.kind == Kind.F:
-            first = self.schedule.before(action.stage) is None
-            return None if first else ("x", action.stage, action.microbatch)
-        if action.kind == Kind.W or self.schedule.behind(action.stage) is None:
-            return None
-        return "dy", action.stage, action.microbatch
+    def _needs_message(self, action: Action) -> bool:
+        if action.kind is Kind.F:
+            return self.schedule.before(action.stage) is not None
+        return action.kind is not Kind.W and self.schedule.behind(action.stage) is not None
 
-    def _do(self, action: Action, losses: np.ndarray) -> None:
-        kind, number, microbatch = action
-        stage, need = self.stages[number], self._need(action)
-        given = () if need is None else (self._arrived.pop(need),)
-        if kind == Kind.F:
-            y, to = stage.forward(microbatch, *given), self.schedule.behind(number)
-            if to is None:
-                losses[microbatch] = y.item()
-            else:
-                self._arrived["x", to, microbatch] = y.copy()
-        elif kind == Kind.W:
-            stage.weight_gradient(microbatch)
-        else:
-            backward = stage.input_gradient if kind == Kind.I else stage.backward
-            dx, to = backward(microbatch, *given), self.schedule.before(number)
-            if to is not None:
-                self._arrived["dy", to, microbatch] = dx.copy()
+    def _message_for(self, action: Action) -> tuple[bool, int, int]:
+        return action.kind is not Kind.F, action.stage, action.microbatch
+
+    def _do(self, action: Action) -> None:
+        kind, stage, microbatch = action
+        runner = self.runners[stage]
+        if self._needs_message(action):
+            room = runner.activation_in if kind is Kind.F else runner.gradient_in
+            room(microbatch)[...] = self._on_the_way.pop(self._message_for(action))
+        out = runner.do(kind, microbatch)
+        if out is not None:
+            schedule, back = self.schedule, kind is not Kind.F
+            to = schedule.before(stage) if back else schedule.behind(stage)
+            assert to is not None
+            self._on_the_way[back, to, microbatch] = out.copy()

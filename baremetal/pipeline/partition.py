@@ -2,29 +2,30 @@
 
 A pipeline is as fast as its slowest stage, so the cut is the one whose largest part is smallest:
 
-    least  max over parts of  Σ cost of its blocks        (embedding with the first, head with the
-                                                           last)
+    least  max over parts of  Σ cost of its blocks
 
-Contiguous parts make this easy, where dividing a heap of weights is NP-hard. Ask the opposite: with
-no part larger than a bound, how few parts will do? Filling each part as far as the bound allows
-answers that, and the larger the bound, the fewer. There are only n (n + 1) / 2 sums of neighbouring
-blocks, one of which the best bound must be; dynamic programming finds it directly. With
+Parts are contiguous, or activations would go to and fro. That makes it easy, where dividing a heap
+of weights evenly is NP-hard: a best cut of n blocks into k parts has a last part, from some block j
+on, and before it a best cut of j blocks into k - 1 parts (or one that may be exchanged for such).
+So with
 
-    best(k, n) = the least largest part of the first n blocks in k parts
+    best(k, n) = the largest part of the best cut of the first n blocks into k parts
     best(k, n) = min over j of  max(best(k - 1, j), cost of blocks j to n - 1)
 
-a hundred blocks in thirty-two parts are some hundred thousand comparisons (P. Bellman's principle:
-the first k - 1 parts of a best cut are themselves a best cut of what they cover, or can be
-exchanged for one).
+a hundred blocks are cut into thirty-two parts, exactly, with some hundred thousand comparisons
+(dynamic programming, R. Bellman, 1957).
 
-Costs are numbers in any one unit: parameters, FLOP, seconds (`costs.py`).
+Costs are numbers in one unit, whichever is to be even: parameters, FLOP, seconds (`costs.py`).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from baremetal.pipeline.errors import PipelineError
+from baremetal.schedules import Schedule
+from baremetal.trace import Column, format_count, table
 
 
 class Part(NamedTuple):
@@ -55,67 +56,69 @@ class Part(NamedTuple):
         return first + blocks + last
 
 
-class Costs(NamedTuple):
-    """What the pieces of a model cost, in one unit.
-
-    Attributes:
-        embedding: what comes before the first block.
-        blocks: of each block.
-        head: final norm, output matrix and loss.
-        unit: for the table, such as "parameters".
-    """
-
-    embedding: float
-    blocks: Sequence[float]
-    head: float
-    unit: str
-
-
-def partition(costs: Costs, parts: int) -> list[Part]:
+def partition(costs: Sequence[float], parts: int) -> list[Part]:
     """Cut a model into contiguous parts so that the largest costs as little as possible.
 
-    Of equally good cuts, the one whose later parts are the smaller.
+    Args:
+        costs: of each block, the embedding's with the first, the head's with the last.
+        parts: how many; each has at least one block.
 
     Raises:
         PipelineError: more parts than blocks, no parts, or costs that are no numbers from 0 on.
     """
-    layers = len(costs.blocks)
+    layers = len(costs)
     _check(costs, parts)
-    sums = _running_sums(costs)
+    sums = [0.0, *itertools.accumulate(map(float, costs))]  # entry n: of the first n blocks
     best = [[math.inf] * (layers + 1) for _ in range(parts + 1)]
-    cut = [[0] * (layers + 1) for _ in range(parts + 1)]
+    begin = [[0] * (layers + 1) for _ in range(parts + 1)]  # where the last part of best(k, n) does
     best[0][0] = 0.0
     for k in range(1, parts + 1):
-        for n in range(k, layers - (parts - k) + 1):  # every part has a block
+        for n in range(k, layers - (parts - k) + 1):  # all parts before and after have a block
             for j in range(k - 1, n):
                 largest = max(best[k - 1][j], sums[n] - sums[j])
                 if largest < best[k][n]:
-                    best[k][n], cut[k][n] = largest, j
+                    best[k][n], begin[k][n] = largest, j
     bounds = [layers]
     for k in range(parts, 0, -1):
-        bounds.append(cut[k][bounds[-1]])
-    bounds.reverse()
-    return [Part(a, b, layers) for a, b in zip(bounds, bounds[1:], strict=False)]
+        bounds.append(begin[k][bounds[-1]])
+    return [Part(a, b, layers) for a, b in itertools.pairwise(reversed(bounds))]
 
 
-def _running_sums(costs: Costs) -> list[float]:
-    """Entry n: the first n blocks, embedding and head included where they belong."""
-    pieces = [float(cost) for cost in costs.blocks]
-    pieces[0] += costs.embedding
-    pieces[-1] += costs.head
-    sums = [0.0]
-    for piece in pieces:
-        sums.append(sums[-1] + piece)
-    return sums
+def parts_of_stages(schedule: Schedule, costs: Sequence[float]) -> list[Part]:
+    """For each stage of a schedule its part of the model.
+
+    As many parts as a path has stages; mirrored copies of a stage have the same one.
+    """
+    parts = partition(costs, len(schedule.paths[0]))
+    found: dict[int, Part] = {}
+    for path in schedule.paths:
+        found.update(zip(path, parts, strict=True))
+    return [found[stage] for stage in range(schedule.stages)]
 
 
-def _check(costs: Costs, parts: int) -> None:
-    layers = len(costs.blocks)
-    if not 1 <= parts <= layers:
+def balance(parts: Sequence[Part], costs: Sequence[float], unit: str) -> str:
+    """The parts as a table: what each holds, what it costs, and its share of an even one's.
+
+    The largest share is what the pipeline is slowed down by: 1.25 means that every other stage
+    waits for a fifth of its time.
+    """
+    each = [sum(costs[part.start : part.stop]) for part in parts]
+    even = sum(each) / len(each)
+    rows = [
+        {"stage": str(n), "holds": str(part), "cost": cost, "share": cost / even if even else 1.0}
+        for n, (part, cost) in enumerate(zip(parts, each, strict=True))
+    ]
+    columns: list[Column | str] = ["stage", "holds", Column("cost", unit, format_count)]
+    columns.append(Column("share", "of an even share", ".3f"))
+    return table(rows, columns)
+
+
+def _check(costs: Sequence[float], parts: int) -> None:
+    if not 1 <= parts <= len(costs):
         raise PipelineError(
-            f"{parts} stages of a model of {layers} blocks: each stage holds at least one block; "
-            f"choose 1 to {layers} stages (chunks counted), or a model of more layers"
+            f"{parts} stages of a model of {len(costs)} blocks: every stage holds at least one; "
+            f"choose 1 to {len(costs)} stages (all chunks of all ranks counted), or more layers"
         )
-    for cost in (costs.embedding, *costs.blocks, costs.head):
+    for cost in costs:
         if not (cost >= 0 and math.isfinite(cost)):
-            raise PipelineError(f"a cost of {cost} {costs.unit}: expected finite numbers from 0 on")
+            raise PipelineError(f"a block that costs {cost}: expected finite numbers from 0 on")

@@ -1,72 +1,78 @@
-"""A stage: some neighbouring blocks of a model, and what one microbatch does there.
+"""A stage: some neighbouring blocks of a model.
 
-    first    tokens (B, T)             -> embedding, blocks         -> x (B, T, C)
-    middle   x (B, T, C)               -> blocks                    -> x (B, T, C)
-    last     x (B, T, C), targets      -> blocks, norm, head, loss  -> a number
+    first    tokens (B, T)   -> embedding, blocks    -> x (B, T, C)
+    middle   x (B, T, C)     -> blocks               -> x (B, T, C)
+    last     x (B, T, C)     -> blocks, norm, head   -> logits (B, T, V), and their loss
 
 A stage is made from the whole model, built from its seed as ever, by leaving out what belongs to
 others. So its parameters have the values and the names that they have in the whole model, and a
 checkpoint is the same file whichever way the model was cut.
 
 Every stage has memory of its own. A matrix that two of them hold (the token embedding, if it is the
-output matrix, too; all of them, where a schedule has mirrored copies) is two parameters with one
+output matrix, too; all of them, where a schedule has mirrored copies) is two parameters of one
 name, whose gradients are added up before the update (`copies.py`).
-
-The loss of a batch is the mean over its tokens. Each microbatch's sum of losses is divided by the
-count of the whole batch, never by its own: the losses, and the gradients, then add up to the
-batch's exactly, also where some microbatch has more padding than another.
 """
 
 import copy
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
-from baremetal.autograd import Parameter, Tensor, ops
-from baremetal.autograd.backward import Owed
+from baremetal.autograd import Parameter, Tensor, no_grad, ops
 from baremetal.nn import DropoutState, LanguageModel
+from baremetal.nn.cache import KeyValueCache
 from baremetal.nn.language_model import IGNORE_INDEX
 from baremetal.nn.module import Module
+from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.partition import Part
-
-
-class Batch(NamedTuple):
-    """What a step trains on, microbatch by microbatch.
-
-    Attributes:
-        inputs: (microbatches, B, T) int64 token ids.
-        targets: (microbatches, B, T) int64, `IGNORE_INDEX` where nothing is to be predicted.
-        step: how many steps there were before, for dropout.
-    """
-
-    inputs: np.ndarray
-    targets: np.ndarray
-    step: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """How many targets count: what the loss is a mean over."""
-        return int((self.targets != IGNORE_INDEX).sum())
 
 
 class Stage:
     """A part of a model.
 
     Args:
-        model: the whole one, of which the part's modules are kept. (Give every stage a model of its
-            own, from the same seed: stages share no memory.)
+        model: the whole one, of which the part's modules are kept, and nothing else: let go of it.
+            Give every stage a model of its own, from the same seed: stages share no memory.
         part: which blocks.
 
     Attributes:
-        model: the model without what others have. Its parameters have the whole model's names.
+        model: the model without what others have. Its parameters have the whole model's names, so
+            `state_dict` and `load_state_dict(..., strict=False)` speak of the same files.
+        blocks: its blocks, under their numbers in the whole model.
         total: (1,) float64, how many tokens the loss is a mean over; written before a step.
+
+    Raises:
+        PipelineError: the part is one of a model of other size.
     """
 
     def __init__(self, model: LanguageModel, part: Part) -> None:
+        if part.layers != len(model.blocks):
+            raise PipelineError(
+                f"a part of a model of {part.layers} blocks ({part}), but this one has "
+                f"{len(model.blocks)}: cut it anew with `partition`"
+            )
         self.part = part
-        self.model = only(model, part)
+        self.blocks = {index: model.blocks[index] for index in range(part.start, part.stop)}
+        self.model = self._without_others(model)
         self.total = np.ones(1, np.float64)
+
+    def _without_others(self, model: LanguageModel) -> LanguageModel:
+        """The model with our blocks alone, and embedding and head if they belong to us.
+
+        Blocks lie in a dict, where the first may be number 3: parameters are called what they were.
+        """
+        wanted: set[str] = set()
+        if self.part.is_first:
+            wanted.update(model.embedding_parts)
+        if self.part.is_last:
+            wanted.update(model.output_parts)
+        own = copy.copy(model)
+        attributes = vars(own)
+        for name, value in vars(model).items():
+            if isinstance(value, Module) and name not in wanted:
+                del attributes[name]
+        attributes["blocks"] = self.blocks
+        return own
 
     def __repr__(self) -> str:
         return f"<stage: {self.part}>"
@@ -76,98 +82,73 @@ class Stage:
         """Where dropout's bits come from, if the model has dropout."""
         return getattr(self.model, "dropout_state", None)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Of parameters and activations."""
+        return next(self.model.parameters()).dtype
+
+    def activation_shape(self, batch: int, context: int) -> tuple[int, int, int]:
+        """What passes from stage to stage for `batch` sequences: (B, T, C)."""
+        return batch, context, self.model.config.width
+
+    def trainable(self) -> dict[str, Parameter]:
+        """Its parameters by name, the frozen ones left out."""
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    # ------------------------------------------------------------ arithmetic
+
+    def run(self, x: np.ndarray | Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """From tokens or activations to activations or logits (see above).
+
+        With a cache (`new_cache`), x continues the sequences in it.
+        """
+        if self.part.is_first:
+            assert isinstance(x, np.ndarray)
+            start = 0 if cache is None else cache.length
+            self.model.check_tokens(x, start)
+            x = self.model.embed(x, start)
+        assert isinstance(x, Tensor)
+        for index, block in self.blocks.items():
+            x = block(x, None if cache is None else cache.layers[index - self.part.start])
+        return self.model.unembed(x) if self.part.is_last else x
+
+    def loss(self, logits: Tensor, targets: np.ndarray) -> Tensor:
+        """A microbatch's share of the loss of the batch, at the last stage.
+
+        The loss of a batch is the mean over its tokens. So a microbatch's sum is divided by the
+        count of the whole batch (`total`), never by its own: the losses, and the gradients, then
+        add up to the batch's exactly, also where one microbatch has more padding than another.
+        """
+        return ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, total=self.total)
+
+    def side_loss(self, share: float) -> Tensor | None:
+        """What its blocks add to the loss; see `LanguageModel.side_loss`."""
+        return self.model.side_loss(self.blocks.values(), share)
+
+    # ------------------------------------------------------------ forward alone
+
+    def evaluate(self, x: np.ndarray, cache: KeyValueCache | None = None) -> np.ndarray:
+        """`run` in evaluation mode, off the tape; arrays in and out."""
+        self.model.eval()
+        try:
+            with no_grad():
+                return self.run(x if self.part.is_first else Tensor(x), cache).data
+        finally:
+            self.model.train()
+
+    def evaluate_loss(self, x: np.ndarray, targets: np.ndarray) -> float:
+        """At the last stage: the mean loss over these targets, in nats per token."""
+        logits = Tensor(self.evaluate(x))
+        return float(ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX).item())
+
+    def new_cache(self, batch: int = 1) -> KeyValueCache:
+        """An empty key-value cache of its own blocks, for `batch` sequences."""
+        config = self.model.config
+        head_width = config.width // config.heads
+        return KeyValueCache(
+            len(self.blocks), batch, config.context, self.model.kv_heads, head_width, self.dtype
+        )
+
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Its parameters, named as in the whole model."""
         yield from self.model.named_parameters()
-
-    def trainable(self) -> list[Parameter]:
-        """Its parameters without the frozen ones."""
-        return [p for _, p in self.named_parameters() if p.requires_grad]
-
-    def run(self, *inputs: np.ndarray | Tensor) -> Tensor:
-        """Activations (B, T, C), or at the end the microbatch's share of the batch's loss.
-
-        Args:
-            inputs: tokens at the first stage, activations elsewhere; at the last, targets as well.
-        """
-        x = self._blocks(inputs[0])
-        if not self.part.is_last:
-            return x
-        logits = self.model.unembed(x)
-        return ops.cross_entropy(logits, inputs[1], ignore_index=IGNORE_INDEX, total=self.total)
-
-    def _blocks(self, x: np.ndarray | Tensor) -> Tensor:
-        if self.part.is_first:
-            self.model.check_tokens(x)
-            x = self.model.embed(x)
-        for block in self.model.blocks.values():
-            x = block(x)
-        return x
-
-
-def only(model: LanguageModel, part: Part) -> LanguageModel:
-    """The model with this part alone: its blocks, and embedding and head if they belong to it.
-
-    Blocks are kept under their numbers, ``blocks.3``, so parameters are called what they were.
-    """
-    wanted: set[str] = set()
-    if part.is_first:
-        wanted.update(model.embedding_parts)
-    if part.is_last:
-        wanted.update(model.output_parts)
-    own = copy.copy(model)
-    attributes = vars(own)
-    for name, value in vars(model).items():
-        if isinstance(value, Module) and name not in wanted:
-            del attributes[name]
-    attributes["blocks"] = {i: model.blocks[i] for i in range(part.start, part.stop)}
-    return own
-
-
-class Passage:
-    """One microbatch on its way through a stage: forward, and later backward, in one go or two.
-
-    Args:
-        stage: which.
-        cotangent: a 0-d array to begin backward with at the last stage: a loss scale; None for 1.
-    """
-
-    def __init__(self, stage: Stage, cotangent: np.ndarray | None = None) -> None:
-        self.stage = stage
-        self.cotangent = cotangent
-        self._x: Tensor | None = None
-        self._y: Tensor | None = None
-        self._owed: Owed | None = None
-
-    def forward(self, *inputs: np.ndarray) -> Tensor:
-        """Run the stage; see `Stage.run`."""
-        first, *others = inputs
-        if not self.stage.part.is_first:
-            first = self._x = Tensor(first, requires_grad=True)
-        self._y = self.stage.run(first, *others)
-        return self._y
-
-    def input_gradient(self, *dy: np.ndarray) -> Tensor | None:
-        """The gradient of the activations that came in; None at the first stage.
-
-        Args:
-            dy: that of the activations that went out; nothing at the last stage.
-        """
-        y = self._y
-        if y.requires_grad:  # not so if all of a first stage is frozen
-            self._owed = y.backward(self._begin(dy), defer_weights=True)
-        return None if self._x is None else self._x.grad
-
-    def weight_gradient(self) -> None:
-        """Add to the gradients of the parameters."""
-        if self._owed is not None:
-            self._owed.pay()
-
-    def backward(self, *dy: np.ndarray) -> Tensor | None:
-        """Both at once."""
-        if self._y.requires_grad:
-            self._y.backward(self._begin(dy))
-        return None if self._x is None else self._x.grad
-
-    def _begin(self, dy: tuple[np.ndarray, ...]) -> np.ndarray | None:
-        return dy[0] if dy else self.cotangent

@@ -1,8 +1,6 @@
-"""What spawned ranks run must be importable by name in a new process, which inherits `sys.path`."""
+"""What the tests here share lies beside them (`pipelines.py`): make it importable."""
 
 import sys
 from pathlib import Path
 
-HERE = str(Path(__file__).parent)
-if HERE not in sys.path:
-    sys.path.insert(0, HERE)
+sys.path.insert(0, str(Path(__file__).parent))
