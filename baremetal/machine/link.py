@@ -90,6 +90,10 @@ class Link:
         bits = size_bytes * BITS_PER_BYTE
         return self.overhead_ps + ceil_div(bits * PS_PER_S, self.bandwidth_bps)
 
+    def transfer_ps(self, size_bytes: int) -> int:
+        """From the departure of a message to its arrival, if it is neither late nor lost."""
+        return self.occupancy_ps(size_bytes) + self.latency_ps
+
     def busy_ps(self, size_bytes: int, losses: int = 0) -> int:
         """How long the link is taken by a message that is lost `losses` times before it arrives."""
         again_ps = losses * self.retransmit_timeout_ps

@@ -12,8 +12,8 @@ sources:
     cx8 = "NVIDIA, ConnectX-8 SuperNIC User Manual, introduction"
     nccl = "NVIDIA/nccl, src/graph/tuning.cc: hardware latencies"
 
-A source is one word, which `[sources]` explains, or a sentence. Whoever describes a machine of
-their own may leave it out and write `latency = "2.7 us"` alone.
+A source is one word, which `[sources]` explains, or speaks for itself: a sentence, or an address.
+Whoever describes a machine of their own may leave it out and write `latency = "2.7 us"` alone.
 
 A `Table` is asked for its fields one by one and remembers for which, so that what nobody asked for
 is found: a misspelt key would otherwise be a default that nobody chose. Every refusal names the
@@ -229,13 +229,18 @@ class Table:
         source = pair.get("source", NOT_STATED)
         if not isinstance(source, str) or not source.strip():
             raise self.refusal(field, f"source {source!r} is no text")
-        if " " not in source and source not in self._known_sources:
+        if is_word(source) and source not in self._known_sources:
             raise self.refusal(
                 field,
                 f"source '{source}' is not in [sources]: "
                 f"{nearest(source, self._known_sources)}add it there, or write a sentence",
             )
         return pair["value"], self._known_sources.get(source, source)
+
+
+def is_word(source: str) -> bool:
+    """Whether a source is a word for `[sources]` to explain: no sentence and no address."""
+    return " " not in source and "." not in source
 
 
 def read_tables(path: Path, shown: str, kinds: tuple[str, ...]) -> dict[str, Table]:
