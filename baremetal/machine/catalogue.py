@@ -105,7 +105,8 @@ def find(kind: str, name_or_path: str) -> Entry:
     if wanted not in by_name:
         raise MachineError(
             f"unknown {kind} '{name_or_path}': {nearest(wanted, by_name)}there are "
-            f"{', '.join(sorted(entry.thing.name for entry in entries(kind)))}; or give a TOML file"
+            f"{', '.join(entry.thing.name for entry in entries(kind))}; or give a TOML file"
+            + (" ('baremetal machine measure' writes this computer's)" if kind == "chip" else "")
         )
     return by_name[wanted]
 

@@ -148,6 +148,6 @@ def read_link(table: Table, find: Find) -> Link:
 
 
 def _bandwidth(table: Table) -> int | None:
-    if table.is_text("bandwidth", UNLIMITED):
+    if table.says("bandwidth", UNLIMITED):
         return None
     return table.quantity("bandwidth", BIT_RATE, positive=True)

@@ -56,7 +56,7 @@ class Table:
         Raises:
             MachineError: missing, or not such a quantity.
         """
-        value = self._number(field, kind.parse, f'such as {field} = "{kind.example}"')
+        value = self._number(field, kind.parse, f'a line such as {field} = "{kind.example}"')
         if positive and value == 0:
             raise self.refusal(field, f'is zero; expected a quantity such as "{kind.example}"')
         return value
@@ -77,8 +77,8 @@ class Table:
         """
         return self.quantity(field, kind, positive=True) if field in self else None
 
-    def is_text(self, field: str, word: str) -> bool:
-        """Whether a field says this word instead of a quantity; its source is noted."""
+    def says(self, field: str, word: str) -> bool:
+        """Whether a field has this word in place of a quantity; then its source is noted."""
         value = self._values.get(field)
         said = value.get("value") if isinstance(value, dict) else value
         return said == word and self._number(field, lambda _: True, "")
@@ -89,7 +89,7 @@ class Table:
         Raises:
             MachineError: missing, or not from 0 to 1.
         """
-        return self._number(field, parse_share, f'such as {field} = "65 %"')
+        return self._number(field, parse_share, f'a line such as {field} = "65 %"')
 
     def ratio(self, field: str) -> Fraction:
         """A ratio to one that must be there, such as ``"3 : 2"`` or ``"2 : 1"``.
@@ -97,7 +97,7 @@ class Table:
         Raises:
             MachineError: missing, or no such ratio.
         """
-        return self._number(field, parse_ratio, f'such as {field} = "2 : 1"')
+        return self._number(field, parse_ratio, f'a line such as {field} = "2 : 1"')
 
     def count(self, field: str, *, at_least: int = 0) -> int:
         """A whole number that must be there.
@@ -111,7 +111,7 @@ class Table:
                 raise MachineError(f"{value!r} is no whole number of at least {at_least}")
             return value
 
-        return self._number(field, parse, f"such as {field} = {max(at_least, 8)}")
+        return self._number(field, parse, f"a line such as {field} = {max(at_least, 8)}")
 
     def text(self, field: str, default: str | None = None) -> str:
         """A string; one that must be there, unless there is a default.
@@ -121,7 +121,7 @@ class Table:
         """
         if default is not None and field not in self:
             return default
-        value = self._take(field, f'such as {field} = "..."')
+        value = self._take(field, f'a line such as {field} = "..."')
         if not isinstance(value, str) or not value.strip():
             raise self.refusal(field, f"{value!r} is no text; expected a string in quotes")
         return value
