@@ -346,16 +346,27 @@ def _run_doctor(arguments: Sequence[str]) -> int:
 def _run_bench(arguments: Sequence[str]) -> int:
     from baremetal.bench.verbs import BENCHMARKS
 
+    return _run_one_of(BENCHMARKS, "bench", "benchmark", arguments)
+
+
+def _run_machine(arguments: Sequence[str]) -> int:
+    from baremetal.bench.machine_verbs import MACHINE_VERBS
+
+    return _run_one_of(MACHINE_VERBS, "machine", "verb of machine", arguments)
+
+
+def _run_one_of(parts: Any, verb: str, called: str, arguments: Sequence[str]) -> int:
+    """Run the part of a verb that its first argument names."""
     kind, rest = (arguments[0], arguments[1:]) if arguments else ("--help", arguments)
     if kind in ("-h", "--help"):
-        print(f"usage: baremetal bench {{{','.join(BENCHMARKS)}}} [options]")
-        print("\n".join(f"  {name:<9} {each.summary}" for name, each in BENCHMARKS.items()))
-        print(f"example: {VERBS['bench'].example}")
+        print(f"usage: baremetal {verb} {{{','.join(parts)}}} [options]")
+        print("\n".join(f"  {name:<9} {each.summary}" for name, each in parts.items()))
+        print(f"example: {VERBS[verb].example}")
         return 0
-    if kind not in BENCHMARKS:
-        raise BaremetalError(f"unknown benchmark '{kind}': there are {', '.join(BENCHMARKS)}")
-    benchmark = BENCHMARKS[kind]
-    benchmark.run(_parse(benchmark.options, f"bench {kind}", rest, example=benchmark.example))
+    if kind not in parts:
+        raise BaremetalError(f"unknown {called} '{kind}': there are {', '.join(parts)}")
+    part = parts[kind]
+    part.run(_parse(part.options, f"{verb} {kind}", rest, example=part.example))
     return 0
 
 
@@ -452,6 +463,11 @@ VERBS: dict[str, Verb] = {
         "measure beside PyTorch and JAX: a step, all sizes, a launch, a run, few bits",
         "baremetal bench step --model small --against torch",
         _run_bench,
+    ),
+    "machine": Verb(
+        "show what hardware is described, or measure this computer",
+        "baremetal machine show gb300",
+        _run_machine,
     ),
 }
 

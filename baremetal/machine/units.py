@@ -33,7 +33,7 @@ from baremetal.machine.errors import MachineError
 
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
-_NUMBER = re.compile(r"([+-]?)(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d{1,3})?)\s*(\S.*)?", re.ASCII)
+_NUMBER = re.compile(r"([+-]?)(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d{1,3})?)\s*([A-Za-z%].*)?", re.ASCII)
 
 _RATIO = re.compile(r"\s*([1-9]\d*)\s*:\s*([1-9]\d*)\s*", re.ASCII)
 
@@ -76,9 +76,14 @@ class Quantity:
         return exact.numerator
 
     def show(self, value: int) -> str:
-        """`value` of the base unit as the shortest string that `parse` reads back exactly."""
-        texts = [f"{_decimal(Fraction(value, self.units[unit]))} {unit}" for unit in self.written]
-        return min(texts, key=len) if value else f"0 {self.base}"
+        """`value` of the base unit as a string that `parse` reads back exactly.
+
+        The shortest; of equally short ones that with the largest unit; none below 1 of its unit.
+        """
+        fitting = [unit for unit in self.written if self.units[unit] <= value] or [self.base]
+        largest_first = sorted(fitting, key=lambda unit: -self.units[unit])
+        texts = [f"{_decimal(Fraction(value, self.units[u]))} {u}" for u in largest_first]
+        return min(texts, key=len)
 
     def _parts(self, text: object) -> tuple[Fraction, str]:
         if not isinstance(text, str):
@@ -158,6 +163,11 @@ def parse_ratio(value: object) -> Fraction:
     if match is None:
         raise MachineError(f'{value!r} is no ratio: expected two whole numbers such as "2 : 1"')
     return Fraction(int(match[1]), int(match[2]))
+
+
+def show_ratio(ratio: Fraction) -> str:
+    """A ratio as `parse_ratio` reads it: ``3 : 2``."""
+    return f"{ratio.numerator} : {ratio.denominator}"
 
 
 def show_share(share: Fraction) -> str:
