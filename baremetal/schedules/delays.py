@@ -12,7 +12,6 @@ from baremetal.machine.link import Link
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.wiring import Wiring
 
-
 Links = Link | Mapping[tuple[int, int], Link] | None
 
 

@@ -106,4 +106,3 @@ def _legend(timeline: Timeline) -> str:
     if timeline.schedule.chunks > 1:
         words.append("lower case: every second chunk of a rank")
     return "  ".join([*words, f"{IDLE} idle"])
-
