@@ -119,24 +119,24 @@ def _check_whole(schedule: Schedule, done: Done) -> None:
 
 
 def _check_order(flat: Flat, done: Done) -> None:
-    """What a rank needs of itself comes before, and a B has no I or W beside it."""
+    """What a rank needs of itself comes in an earlier step."""
     for earlier, later in _own_needs(flat.schedule, done):
         # -1, "never": a microbatch of another path, for which there is nothing to compare.
-        own = (earlier == later) & (flat.backward_kind[earlier] == Kind.B)  # its own I and W
-        wrong = np.flatnonzero((earlier >= later) & (later != NONE) & ~own)
+        wrong = np.flatnonzero((earlier >= later) & (later != NONE))
         for microbatch in wrong.tolist():
             first, second = int(earlier[microbatch]), int(later[microbatch])
-            raise ScheduleError(
-                f"{flat.schedule.name}: rank {flat.rank_of(first)} does {flat.name(second)} "
-                f"before {flat.name(first)}, whose result it needs"
-            )
+            what = f"{flat.schedule.name}: rank {flat.rank_of(first)} does {flat.name(second)}"
+            if first == second:
+                raise ScheduleError(f"{what}, which needs the result of its own other half")
+            raise ScheduleError(f"{what} before {flat.name(first)}, whose result it needs")
 
 
 def _own_needs(schedule: Schedule, done: Done) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of (steps that must come before, steps that need them), by microbatch."""
     for stage in range(schedule.stages):
         yield done.forward[stage], done.gradient[stage]
-        yield done.gradient[stage], done.weight[stage]
+        gradient, weight = done.gradient[stage], done.weight[stage]
+        yield gradient, np.where(weight == gradient, NONE, weight)  # a B is both
         behind = schedule.behind(stage)
         if behind is not None and schedule.rank_of[behind] == schedule.rank_of[stage]:
             yield done.forward[stage], done.forward[behind]
