@@ -20,7 +20,7 @@ from baremetal.schedules.report import PS_PER_UNIT, SECONDS, UNITS
 from baremetal.schedules.schedule import Schedule
 from baremetal.schedules.simulate import Simulator
 from baremetal.schedules.timeline import Timeline
-from baremetal.schedules.times import Times
+from baremetal.schedules.times import LONGEST_PS, Times
 
 Value = TypeVar("Value")
 
@@ -93,17 +93,28 @@ def simulator(schedule: Schedule, given: Playing) -> Simulator:
     Raises:
         BaremetalError: an option makes no sense.
     """
-    if given.slots < 0:
-        raise ScheduleError(f"--slots {given.slots}: expected 1 or more, or 0 for no end of them")
+    if given.seed < 0:
+        raise ScheduleError(f"--seed {given.seed}: expected 0 or more")
     sizes = _each("--bytes", given.bytes, _read_size)
     return Simulator(
         schedule,
         link=read_link_options(given),
         size_bytes=sizes[0] if len(sizes) == 1 else sizes,
-        slots=given.slots or None,
+        slots=read_slots(given.slots),
         host_overhead_ps=read_time("--host-overhead", given.host_overhead),
         seed=given.seed,
     )
+
+
+def read_slots(slots: int) -> int | None:
+    """How many messages fit between two stages; None: no end of them.
+
+    Raises:
+        ScheduleError: a negative number.
+    """
+    if slots < 0:
+        raise ScheduleError(f"--slots {slots}: expected 1 or more, or 0 for no end of them")
+    return slots or None
 
 
 def read_times(stages: int, given: Playing, divisor: int = 1) -> Times:
@@ -137,14 +148,18 @@ def read_time(option: str, text: str, divisor: int = 1) -> int:
         ScheduleError: it is neither, or negative.
     """
     exact = _bare(text)
-    if exact is None:
+    if exact is not None:
+        time_ps = math.ceil(exact * PS_PER_UNIT / divisor)
+    else:
         try:
-            return -(-DURATION.parse(text) // divisor)
+            time_ps = -(-DURATION.parse(text) // divisor)
         except BaremetalError as error:
             raise ScheduleError(f"{option}: {error}, or a bare number of units") from None
-    if exact < 0:
-        raise ScheduleError(f"{option} {text}: expected 0 or more")
-    return math.ceil(exact * PS_PER_UNIT / divisor)
+    if not 0 <= time_ps <= LONGEST_PS:
+        raise ScheduleError(
+            f"{option} {text}: expected 0 or more, and at most {LONGEST_PS // 10**12} s"
+        )
+    return time_ps
 
 
 def _bare(text: str) -> Fraction | None:
@@ -193,7 +208,12 @@ def read_stragglers(text: str) -> dict[int, float]:
 
 
 def _read_size(text: str) -> int:
-    return int(text) if text.strip().isdecimal() else SIZE.parse(text)
+    if text.strip().isdecimal():
+        return int(text)
+    try:
+        return SIZE.parse(text)
+    except BaremetalError as error:
+        raise ScheduleError(f"--bytes: {error}, or a bare number of bytes") from None
 
 
 def _each(option: str, text: str, read: Callable[[str], Value]) -> list[Value]:

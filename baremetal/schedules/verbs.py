@@ -10,17 +10,20 @@ from typing import Any, NamedTuple
 
 from baremetal.schedules.check import check_schedule
 from baremetal.schedules.compare import compare, comparison_text
+from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.options import (
     Playing,
     Sizes,
     chosen_schedule,
     play,
+    read_slots,
     read_stragglers,
     read_times,
     simulator,
     unit_of_times,
 )
 from baremetal.schedules.report import figures, figures_text
+from baremetal.schedules.schedule import Schedule
 from baremetal.schedules.times import step_durations
 from baremetal.trace import supports_colour, write_perfetto
 
@@ -76,7 +79,7 @@ class CheckOptions(Sizes):
 
 
 def _check(given: CheckOptions) -> None:
-    checked = check_schedule(chosen_schedule(given), given.slots or None)
+    checked = check_schedule(chosen_schedule(given), read_slots(given.slots))
     print(_json(checked.figures()) if given.json else checked.text())
 
 
@@ -94,6 +97,8 @@ class SimulateOptions(Playing, Sizes):
 
 
 def _simulate(given: SimulateOptions) -> None:
+    if given.repeat < 0:
+        raise ScheduleError(f"--repeat {given.repeat}: expected 0 or more")
     schedule = chosen_schedule(given)
     found = figures(play(schedule, given), unit_of_times(given))
     if given.repeat > 0:
@@ -106,7 +111,7 @@ def _simulate(given: SimulateOptions) -> None:
         print(f"{words.replace('_', ' ')}: {rate / 1e6:.1f} million actions a second")
 
 
-def _rates(schedule: Any, given: SimulateOptions) -> dict[str, float]:
+def _rates(schedule: Schedule, given: SimulateOptions) -> dict[str, float]:
     """Actions a second: playing what has been wired, and from the schedule's objects on."""
     prepared = simulator(schedule, given)
     flat = prepared.wiring.flat

@@ -6,6 +6,7 @@ stage; now and then a forward and a backward that are both ready become an overl
 """
 
 from fractions import Fraction
+from itertools import pairwise
 
 from hypothesis import strategies as st
 
@@ -44,7 +45,7 @@ def random_schedule(rng, paths, rank_of, microbatches, ranks, split):
             needs[backward] = [forward]
             if halves:
                 needs[Action(Kind.W, stage, microbatch)] = [backward]
-        for stage, behind in zip(path, path[1:], strict=False):
+        for stage, behind in pairwise(path):
             gradient = next(a for a in needs if a[1:] == (behind, microbatch) and a.kind in (1, 3))
             own = next(a for a in needs if a[1:] == (stage, microbatch) and a.kind in (1, 3))
             needs[own] = [*needs[own], gradient]

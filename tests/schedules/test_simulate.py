@@ -225,5 +225,9 @@ def test_wrong_settings_are_refused(refused):
         simulate(schedule, [[1], [1] * 4])
     with refused("host overhead"):
         simulate(schedule, times, host_overhead_ps=-1)
-    with refused("longer than"):
+    with refused("all steps and messages together"):
         simulate(schedule, Times.uniform(2, 2**61, 2**61, 1))
+    with refused("straggler 0", "for ever"):
+        simulate(schedule, times, stragglers={0: 1e30})
+    with refused("link slow", "more than can be counted"):
+        simulate(schedule, times, link=Link("slow", 1, 1), size_bytes=2**62)
