@@ -430,6 +430,27 @@ def _run_inspect(arguments: Sequence[str]) -> int:
     return 0
 
 
+# ---------------------------------------------------------------- schedule
+
+
+def _run_schedule(arguments: Sequence[str]) -> int:
+    from baremetal.schedules.verbs import SCHEDULE_VERBS
+
+    kind, rest = (arguments[0], arguments[1:]) if arguments else ("--help", arguments)
+    if kind in ("-h", "--help"):
+        print(f"usage: baremetal schedule {{{','.join(SCHEDULE_VERBS)}}} [options]")
+        print("\n".join(f"  {name:<9} {each.summary}" for name, each in SCHEDULE_VERBS.items()))
+        print(f"example: {VERBS['schedule'].example}")
+        return 0
+    if kind not in SCHEDULE_VERBS:
+        raise BaremetalError(
+            f"unknown verb 'schedule {kind}': there are {', '.join(SCHEDULE_VERBS)}"
+        )
+    verb = SCHEDULE_VERBS[kind]
+    verb.run(_parse(verb.options, "schedule", rest))
+    return 0
+
+
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train a language model on text",
@@ -458,6 +479,11 @@ VERBS: dict[str, Verb] = {
         "lay a training step open: its launches, its memory, its kernels' rooflines",
         "baremetal inspect --model llama --layers 2 --folder inspection",
         _run_inspect,
+    ),
+    "schedule": Verb(
+        "draw, check, simulate and compare pipeline schedules",
+        "baremetal schedule draw --schedule 1f1b --stages 4 --microbatches 8",
+        _run_schedule,
     ),
     "bench": Verb(
         "measure beside PyTorch and JAX: a step, all sizes, a launch, a run, few bits",

@@ -30,8 +30,9 @@ def check_complete(schedule: Schedule) -> tuple[Flat, Done]:
     Raises:
         ScheduleError: an action is missing, is there twice, or comes too early.
     """
-    _check_parts(schedule)
+    _check_pairs(schedule)
     flat = flatten(schedule)
+    _check_range(flat)
     _check_once(schedule, flat)
     done = find_done(flat)
     _check_whole(schedule, done)
@@ -39,8 +40,8 @@ def check_complete(schedule: Schedule) -> tuple[Flat, Done]:
     return flat, done
 
 
-def _check_parts(schedule: Schedule) -> None:
-    """Microbatches are in range, and an overlap is a forward beside a backward."""
+def _check_pairs(schedule: Schedule) -> None:
+    """An overlap is a forward beside a backward."""
     for rank, steps in enumerate(schedule.ranks):
         for step in steps:
             if isinstance(step, Overlap) and not (
@@ -50,12 +51,21 @@ def _check_parts(schedule: Schedule) -> None:
                     f"{schedule.name}: rank {rank} overlaps {step.forward} with {step.backward}: "
                     "only a forward F and a backward I or B can run beside each other"
                 )
-            for part in step.parts:
-                if not 0 <= part.microbatch < schedule.microbatches:
-                    raise ScheduleError(
-                        f"{schedule.name}: rank {rank} has {part}, but there are "
-                        f"{schedule.microbatches} microbatches, 0 to {schedule.microbatches - 1}"
-                    )
+
+
+def _check_range(flat: Flat) -> None:
+    """There are as many microbatches as the schedule says, from 0."""
+    count = flat.schedule.microbatches
+    for stage, microbatch in (
+        (flat.forward_stage, flat.forward_microbatch),
+        (flat.backward_stage, flat.backward_microbatch),
+    ):
+        wrong = np.flatnonzero((stage != NONE) & ((microbatch < 0) | (microbatch >= count)))
+        for step in wrong[:1].tolist():
+            raise ScheduleError(
+                f"{flat.schedule.name}: rank {flat.rank_of(step)} has {flat.name(step)}, but there "
+                f"are {count} microbatches, 0 to {count - 1}"
+            )
 
 
 def _check_once(schedule: Schedule, flat: Flat) -> None:
@@ -109,25 +119,24 @@ def _check_whole(schedule: Schedule, done: Done) -> None:
 
 
 def _check_order(flat: Flat, done: Done) -> None:
-    """What a rank needs of itself comes before, and a B has no I or W beside it."""
+    """What a rank needs of itself comes in an earlier step."""
     for earlier, later in _own_needs(flat.schedule, done):
-        # -1, "never": microbatches of another path, for which there is nothing to compare
-        wrong = np.flatnonzero((earlier >= later) & (later >= 0))
+        # -1, "never": a microbatch of another path, for which there is nothing to compare.
+        wrong = np.flatnonzero((earlier >= later) & (later != NONE))
         for microbatch in wrong.tolist():
             first, second = int(earlier[microbatch]), int(later[microbatch])
-            if first == second and flat.backward_kind[first] == Kind.B:
-                continue  # a B is its own I and W
-            raise ScheduleError(
-                f"{flat.schedule.name}: rank {flat.rank_of(first)} does {flat.name(second)} "
-                f"before {flat.name(first)}, whose result it needs"
-            )
+            what = f"{flat.schedule.name}: rank {flat.rank_of(first)} does {flat.name(second)}"
+            if first == second:
+                raise ScheduleError(f"{what}, which needs the result of its own other half")
+            raise ScheduleError(f"{what} before {flat.name(first)}, whose result it needs")
 
 
 def _own_needs(schedule: Schedule, done: Done) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of (steps that must come before, steps that need them), by microbatch."""
     for stage in range(schedule.stages):
         yield done.forward[stage], done.gradient[stage]
-        yield done.gradient[stage], done.weight[stage]
+        gradient, weight = done.gradient[stage], done.weight[stage]
+        yield gradient, np.where(weight == gradient, NONE, weight)  # a B is both
         behind = schedule.behind(stage)
         if behind is not None and schedule.rank_of[behind] == schedule.rank_of[stage]:
             yield done.forward[stage], done.forward[behind]

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from baremetal.machine.fate import MOST_LOSSES
 from baremetal.machine.link import Link
 from baremetal.schedules.errors import ScheduleError
+from baremetal.schedules.times import LONGEST_PS
 from baremetal.schedules.wiring import Wiring
-
 
 Links = Link | Mapping[tuple[int, int], Link] | None
 
@@ -48,6 +49,7 @@ def message_delays(
             )
         messages = np.flatnonzero(wiring.link == number)
         _refuse_failure(wiring, link, messages)
+        _refuse_slowness(wiring, link, max(sizes))
         flight_ps[messages] = link.latency_ps
         alone_ps = np.array([link.busy_ps(size) for size in sizes], np.int64)  # (lanes,)
         occupancy_ps[messages] = alone_ps[wiring.lane[messages]]
@@ -68,6 +70,17 @@ def _refuse_failure(wiring: Wiring, link: Link, messages: np.ndarray) -> None:
         raise ScheduleError(
             f"{wiring.schedule.name}: the link from rank {source} to rank {target} fails after "
             f"{link.fails_after} messages, but the schedule sends {len(messages)} by it"
+        )
+
+
+def _refuse_slowness(wiring: Wiring, link: Link, size_bytes: int) -> None:
+    """A message that takes weeks would not fit 64 bits of picoseconds."""
+    losses = MOST_LOSSES if link.loss else 0
+    longest_ps = max(link.busy_ps(size_bytes, losses), link.latency_ps + link.jitter_ps)
+    if longest_ps > LONGEST_PS // 2:
+        raise ScheduleError(
+            f"{wiring.schedule.name}: a message of {size_bytes} B may last {longest_ps / 1e12:.3g} "
+            f"s on link {link.name}: more than can be counted in picoseconds"
         )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from baremetal.schedules.action import Kind, Overlap, Step
 from baremetal.schedules.schedule import Schedule
 
+FORWARD = Kind.F  # looked up once: Python's enumerations are slow to ask a million times
 NONE = -1  # stands for "no such part", "no message", "not yet"
 
 
@@ -71,7 +72,7 @@ def flatten(schedule: Schedule) -> Flat:
 def _row(step: Step) -> tuple[int, int, int, int, int]:
     if isinstance(step, Overlap):
         return (*step.forward[1:], *step.backward)
-    if step.kind == Kind.F:
+    if step.kind == FORWARD:
         return step.stage, step.microbatch, NONE, NONE, NONE
     return (NONE, NONE, *step)
 

@@ -56,7 +56,7 @@ def schedule_figure(timeline: Timeline, title: str = "", *, arrows: bool = False
     schedule = timeline.schedule
     headline = title or f"{schedule.name}: {ranks} ranks, {schedule.microbatches} microbatches"
     axes.set_title(headline, loc="left", fontsize=style.TITLE_PT, fontweight="bold")
-    figure.supxlabel(caption(timeline), fontsize=style.SMALL_PT, color=style.INK)
+    axes.set_xlabel(f"{axes.get_xlabel()}\n{caption(timeline)}")
     _legend(figure, [timeline])
     return figure
 
@@ -121,11 +121,9 @@ def _boxes(timeline: Timeline) -> list[_Box]:
             for half, part in enumerate(step.parts):
                 top = rank + GAP + half * height
                 boxes.append(
-                    _Box(
-                        part.kind.name, chunk[part.stage], starts[number], ends[number],
-                        top, top + height, str(part.microbatch),
-                    )  # fmt: skip
-                )
+                    _Box(part.kind.name, chunk[part.stage], starts[number], ends[number], top,
+                         top + height, str(part.microbatch))
+                )  # fmt: skip
             number += 1
     return boxes
 
@@ -177,6 +175,7 @@ def _write_numbers(axes: "Axes", boxes: Sequence[_Box], unit_ps: int) -> None:
         digit_points = 0.64 * size  # the width of a digit of matplotlib's font, DejaVu Sans
         if digit_points * len(box.text) + 2 > (box.right_ps - box.left_ps) * points_per_ps:
             continue
+        face = paler(COLOURS[box.letter], box.chunk)
         axes.text(
             (box.left_ps + box.right_ps) / 2 / unit_ps,
             (box.top + box.bottom) / 2,
@@ -184,7 +183,8 @@ def _write_numbers(axes: "Axes", boxes: Sequence[_Box], unit_ps: int) -> None:
             ha="center",
             va="center_baseline",
             fontsize=size,
-            color=style.ink_on(paler(COLOURS[box.letter], box.chunk)),
+            color=style.ink_on(face),
+            bbox={"facecolor": face, "edgecolor": "none", "pad": 0.6},  # no pattern behind it
             zorder=3,
         )
 

@@ -15,9 +15,7 @@ SCHEDULES: dict[str, Generator] = {
 }
 
 
-def make_schedule(
-    name: str, ranks: int, microbatches: int, chunks: int | None = None
-) -> Schedule:
+def make_schedule(name: str, ranks: int, microbatches: int, chunks: int | None = None) -> Schedule:
     """The schedule of this name for these sizes.
 
     Args:

@@ -21,7 +21,7 @@ from baremetal.schedules.native import compiled_play
 from baremetal.schedules.schedule import Schedule
 from baremetal.schedules.slots import Slots, reused_slots
 from baremetal.schedules.timeline import Timeline
-from baremetal.schedules.times import Times, step_durations, table_of_durations
+from baremetal.schedules.times import LONGEST_PS, Times, step_durations, table_of_durations
 from baremetal.schedules.wiring import Wiring, wire
 
 Durations = Times | np.ndarray | Sequence[Sequence[int]]
@@ -82,6 +82,7 @@ class Simulator:
         """
         duration_ps = self._durations(durations, stragglers)
         flat, wiring = self.wiring.flat, self.wiring
+        self._check_length(duration_ps)
         start, end, depart, arrive, taken, position, _ = compiled_play()(
             flat.first_step, wiring.takes, wiring.sends, self.reuses, wiring.link,
             self.occupancy_ps, self.flight_ps, duration_ps + self.host_overhead_ps,
@@ -92,6 +93,16 @@ class Simulator:
         return Timeline(
             wiring, duration_ps, start, end, depart, arrive, taken, self.occupancy_ps, self.reuses
         )
+
+    def _check_length(self, duration_ps: np.ndarray) -> None:
+        """Everything one after the other is the longest that it can take: that must fit 64 bits."""
+        steps_ps = duration_ps.sum(dtype=np.float64) + self.host_overhead_ps * len(duration_ps)
+        messages_ps = (self.occupancy_ps + self.flight_ps).sum(dtype=np.float64)
+        if steps_ps + messages_ps > LONGEST_PS:
+            raise ScheduleError(
+                f"{self.wiring.schedule.name}: all steps and messages together last "
+                f"{(steps_ps + messages_ps) / 1e12:.3g} s; at most {LONGEST_PS / 1e12:.3g} s fit"
+            )
 
     def _durations(
         self, durations: Durations, stragglers: Mapping[int, float] | None

@@ -59,8 +59,8 @@ def caption(timeline: Timeline) -> str:
     """Both bubbles and the peak of activations, in a line."""
     return (
         f"bubble {format_percent(timeline.bubble_span)} of the largest span, "
-        f"{format_percent(timeline.bubble_makespan)} of the makespan; at most "
-        f"{max(timeline.peak_activations):.4g} microbatches held on a rank"
+        f"{format_percent(timeline.bubble_makespan)} of the makespan; most microbatches held on a "
+        f"rank: {max(timeline.peak_activations):.4g}"
     )
 
 
@@ -106,4 +106,3 @@ def _legend(timeline: Timeline) -> str:
     if timeline.schedule.chunks > 1:
         words.append("lower case: every second chunk of a rank")
     return "  ".join([*words, f"{IDLE} idle"])
-

@@ -27,7 +27,7 @@ from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.flat import NONE, Flat, flatten
 from baremetal.schedules.schedule import Schedule
 
-LONGEST_PS = 2**62  # all durations together: sums of times must stay within 64 bits
+LONGEST_PS = 2**62  # 53 days; no time may grow longer, or it would not fit 64 bits
 
 PerStage = tuple[int, ...]
 
@@ -62,9 +62,9 @@ class Times:
                     "one duration per stage in each"
                 )
             for value in values:
-                if not isinstance(value, int) or value < 0:
+                if not isinstance(value, int) or not 0 <= value <= LONGEST_PS:
                     raise ScheduleError(
-                        f"times: {name} has {value!r}, expected whole picoseconds, 0 or more"
+                        f"times: {name} has {value!r}, expected whole picoseconds, 0 to 2^62"
                     )
 
     def _given(self) -> list[tuple[str, PerStage]]:
@@ -120,8 +120,8 @@ def step_durations(
         stragglers: factors by rank; the ranks left out have 1.
 
     Raises:
-        ScheduleError: times for another number of stages, a straggler that is no rank, a factor
-            that is not positive, or times whose sum does not fit 64 bits.
+        ScheduleError: times for another number of stages, a straggler that is no rank, or a factor
+            that is not positive, or beyond all measure.
     """
     flat = schedule if isinstance(schedule, Flat) else flatten(schedule)
     name, stages = flat.schedule.name, flat.schedule.stages
@@ -137,8 +137,6 @@ def step_durations(
         durations[pairs] = np.array(times.overlap_ps, np.int64)[flat.forward_stage[pairs]]
     for rank, factor in (stragglers or {}).items():
         _slow_down(durations, flat, rank, factor)
-    if float(durations.sum(dtype=np.float64)) > LONGEST_PS:
-        raise ScheduleError(f"{name}: all steps together last longer than {LONGEST_PS} ps")
     return durations
 
 
@@ -147,7 +145,10 @@ def _slow_down(durations: np.ndarray, flat: Flat, rank: int, factor: float) -> N
     if not 0 <= rank < ranks:
         raise ScheduleError(f"straggler {rank}: there are ranks 0 to {ranks - 1}")
     own = slice(int(flat.first_step[rank]), int(flat.first_step[rank + 1]))
-    durations[own] = [stretched(duration_ps, factor) for duration_ps in durations[own].tolist()]
+    slow = [stretched(duration_ps, factor) for duration_ps in durations[own].tolist()]
+    if max(slow, default=0) > LONGEST_PS:
+        raise ScheduleError(f"straggler {rank}: a factor of {factor} makes a step last for ever")
+    durations[own] = slow
 
 
 def stretched(duration_ps: int, factor: float) -> int:
@@ -175,7 +176,10 @@ def table_of_durations(schedule: Schedule, table: Sequence[Sequence[int]]) -> np
         raise ScheduleError(
             f"{schedule.name} has {wanted} steps on its ranks, but the durations are for {given}"
         )
-    durations = np.array([value for row in table for value in row], np.int64)
-    if np.any(durations < 0):
-        raise ScheduleError(f"{schedule.name}: a duration of {durations.min()} ps: expected >= 0")
-    return durations
+    durations = [value for row in table for value in row]
+    for duration_ps in durations:
+        if not 0 <= duration_ps <= LONGEST_PS:
+            raise ScheduleError(
+                f"{schedule.name}: a step of {duration_ps} ps: expected 0 or more, at most 2^62"
+            )
+    return np.array(durations, np.int64)

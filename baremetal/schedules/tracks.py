@@ -8,7 +8,7 @@ that sends a message to the step that takes it; and a counter of the activations
 from baremetal.schedules.action import Kind, Overlap, Step
 from baremetal.schedules.timeline import Timeline
 from baremetal.schedules.wiring import Wiring
-from baremetal.trace import Trace
+from baremetal.trace import Span, Trace
 
 WORDS = {
     Kind.F: "forward",
@@ -40,7 +40,7 @@ def to_trace(timeline: Timeline) -> Trace:
     """All that happened, as spans, flows and counters; times in ps."""
     trace = Trace()
     starts, ends = timeline.start_ps.tolist(), timeline.end_ps.tolist()
-    spans = []
+    spans: list[Span] = []
     for rank, steps in enumerate(timeline.schedule.ranks):
         for step in steps:
             start_ps = starts[len(spans)]
