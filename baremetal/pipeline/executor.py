@@ -18,31 +18,20 @@ part comes after it and has no place on this clock.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from baremetal.comm import Clock, Receiver, Sender
 from baremetal.pipeline.board import Board, State
-from baremetal.pipeline.stage import Batch
+from baremetal.pipeline.runner import Batch, StageRunner
 from baremetal.schedules import Action, Kind, Step
 from baremetal.schedules.flat import NONE
 from baremetal.schedules.wiring import FORWARD, Wiring
 
 PS_PER_NS = 1000
 Charge = Sequence[int] | None  # ps of each of the rank's steps; None: what was measured
-
-
-class StageRunner(Protocol):
-    """What a stage can do: `EagerStage`, `CapturedStage`."""
-
-    def begin_step(self, batch: Batch) -> None: ...
-    def forward(self, microbatch: int, *activations: np.ndarray) -> np.ndarray: ...
-    def input_gradient(self, microbatch: int, *dy: np.ndarray) -> np.ndarray | None: ...
-    def weight_gradient(self, microbatch: int) -> None: ...
-    def backward(self, microbatch: int, *dy: np.ndarray) -> np.ndarray | None: ...
 
 
 @dataclass
@@ -53,7 +42,7 @@ class RankRecord:
         start_ps, end_ps, duration_ps: of each of its steps.
         depart_ps, arrive_ps: of the messages it sent, by number.
         taken_ps: of the messages it received, by number.
-        losses: of the microbatches whose last stage is here, by number.
+        losses: of each microbatch, what this rank's stages added to the step's, (microbatches,).
         computed_ns: real time spent computing.
     """
 
@@ -63,7 +52,7 @@ class RankRecord:
     depart_ps: dict[int, int]
     arrive_ps: dict[int, int]
     taken_ps: dict[int, int]
-    losses: dict[int, float]
+    losses: np.ndarray
     computed_ns: int = 0
 
 
@@ -78,7 +67,10 @@ class Executor:
         board: to say what is being done.
         charge: ps of each of the rank's steps, or None to charge what is measured.
         host_overhead_ps: added to each step.
-        factor: how much slower than charged this rank is (a straggler).
+
+    Attributes:
+        before_action: called with the training step and the number of each action before it begins
+            (faults that are made on purpose).
     """
 
     def __init__(
@@ -102,7 +94,7 @@ class Executor:
         self._per_lane = np.bincount(wiring.lane, minlength=len(wiring.lanes)).tolist()
         self._handed: dict[tuple[bool, int, int], np.ndarray] = {}  # within this rank
         self._phase = 0
-        self.before_action = lambda number, index: None  # where faults are injected
+        self.before_action: Callable[[int, int], None] = lambda step, index: None
 
     def run(self, batch: Batch, clock: Clock) -> RankRecord:
         """All actions of one training step; gradients are added to the parameters'.
@@ -117,8 +109,8 @@ class Executor:
         """
         count = len(self._steps)
         empty = (np.zeros(count, np.int64) for _ in range(3))
-        record = RankRecord(*empty, {}, {}, {}, {})
-        self._handed.clear()
+        record = RankRecord(*empty, {}, {}, {}, np.zeros(self.wiring.schedule.microbatches))
+        self._handed.clear()  # of a step that was broken off
         for stage in self.stages.values():
             stage.begin_step(batch)
         for index, step in enumerate(self._steps):
@@ -126,6 +118,8 @@ class Executor:
             self.before_action(batch.step, index)
             self._do(index, step, clock, record)
         self._phase += 1
+        for stage in self.stages.values():
+            record.losses += stage.losses
         return record
 
     def _do(self, index: int, step: Step, clock: Clock, record: RankRecord) -> None:
@@ -136,10 +130,11 @@ class Executor:
         ready_ps = [self._arrival_ps(message) for message in takes]
         ready_ps += [self._room_ps(message) for message in sends]
         start_ps = clock.wait_until(max(ready_ps, default=0))
-        given = {message: self._receive(message, start_ps) for message in takes}
+        for part in step.parts:
+            self._take(part, index, start_ps)
         record.taken_ps.update(dict.fromkeys(takes, start_ps))
         began_ns = time.perf_counter_ns()
-        results = [self._compute(part, index, given, record) for part in step.parts]
+        results = [self.stages[part.stage].do(part.kind, part.microbatch) for part in step.parts]
         computed_ns = time.perf_counter_ns() - began_ns
         record.computed_ns += computed_ns
         duration_ps = computed_ns * PS_PER_NS if self._charge is None else self._charge[index]
@@ -149,41 +144,30 @@ class Executor:
         record.start_ps[index], record.end_ps[index] = start_ps, end_ps
         record.duration_ps[index] = duration_ps
 
-    # ------------------------------------------------------------ computing
+    # ------------------------------------------------------------ what comes, what goes
 
-    def _compute(
-        self, part: Action, index: int, given: Mapping[int, np.ndarray], record: RankRecord
-    ) -> np.ndarray | None:
-        stage, microbatch = self.stages[part.stage], part.microbatch
-        if part.kind == Kind.W:
-            stage.weight_gradient(microbatch)
-            return None
-        inputs = self._inputs(part, index, given)
-        if part.kind == Kind.F:
-            y = stage.forward(microbatch, *inputs)
-            if self.wiring.schedule.behind(part.stage) is None:
-                record.losses[microbatch] = float(y)
-            return y
-        backward = stage.input_gradient if part.kind == Kind.I else stage.backward
-        return backward(microbatch, *inputs)
-
-    def _inputs(
-        self, part: Action, index: int, given: Mapping[int, np.ndarray]
-    ) -> tuple[np.ndarray, ...]:
-        """What the part needs of another stage: by message, or from within this rank."""
+    def _take(self, part: Action, index: int, taken_ps: int) -> None:
+        """Put what the part needs of another stage where its stage expects it."""
         way = _way(part)
-        message = int(self.wiring.takes[self._first + index, way])
-        if message != NONE:
-            return (given[message],)
+        message = int(self.wiring.takes[self._first + index, way]) if part.kind != Kind.W else NONE
         held = self._handed.pop((way == FORWARD, part.stage, part.microbatch), None)
-        return () if held is None else (held,)
+        if message == NONE and held is None:
+            return  # tokens, or the loss: from nobody
+        stage = self.stages[part.stage]
+        expected = stage.activation_in if way == FORWARD else stage.gradient_in
+        into = expected(part.microbatch)
+        if held is not None:
+            into[...] = held
+        else:
+            receiver = self._receivers[int(self.wiring.lane[message])]
+            receiver.receive(self._sequence(message), into, taken_ps)
 
     def _deliver(
         self, part: Action, index: int, result: np.ndarray | None, end_ps: int, record: RankRecord
     ) -> None:
         """Send a part's result, or keep it for a neighbouring stage of this rank."""
-        if part.kind == Kind.W or result is None:
-            return
+        if result is None:
+            return  # a W, or nobody to send to
         way = _way(part)
         message = int(self.wiring.sends[self._first + index, way])
         if message != NONE:
@@ -216,12 +200,6 @@ class Executor:
         sender = self._senders[int(self.wiring.lane[message])]
         free_ps = sender.free(self._sequence(message))
         return free_ps if int(self.wiring.number[message]) >= sender.lane.slots else 0
-
-    def _receive(self, message: int, taken_ps: int) -> np.ndarray:
-        receiver = self._receivers[int(self.wiring.lane[message])]
-        into = np.empty(receiver.lane.shape, receiver.lane.dtype)
-        receiver.receive(self._sequence(message), into, taken_ps)
-        return into
 
 
 def _way(part: Action) -> int:

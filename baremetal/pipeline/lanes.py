@@ -6,12 +6,11 @@ shape of a microbatch's activations, (B, T, C). How many slots it has is either 
 number with which no sender ever waits for one, whatever the times (`schedules/slots.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from baremetal import comm
-from baremetal.machine.link import Link
 from baremetal.schedules.slots import needed_slots
 from baremetal.schedules.wiring import Wiring
 
@@ -60,31 +59,6 @@ def schedule_lanes(
             )
         )
     return lanes
-
-
-class StepLinks:
-    """The links of one training step, as the sending ends ask for them.
-
-    Jitter and loss are drawn from (seed, step): each step has its own, and a simulation of the same
-    step has the same.
-
-    Args:
-        links: one for all pairs of ranks, or by (source rank, target rank).
-        seed: of the run.
-    """
-
-    def __init__(self, links: Link | Mapping[tuple[int, int], Link], seed: int) -> None:
-        self._links = links
-        self._seed = seed
-        self.step = 0
-
-    def charge(self, size_bytes: int, src: int, dst: int, sequence: int) -> comm.Charge:
-        """What message `sequence` of this step suffers between two ranks."""
-        link = self._links[src, dst] if isinstance(self._links, Mapping) else self._links
-        fate = link.fate(step_seed(self._seed, self.step), src, dst, sequence)
-        return comm.Charge(
-            link.busy_ps(size_bytes, fate.losses), link.latency_ps + fate.jitter_ps
-        )
 
 
 def step_seed(seed: int, step: int) -> int:

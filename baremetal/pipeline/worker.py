@@ -11,10 +11,12 @@ from typing import Any
 from baremetal import comm
 from baremetal.pipeline.board import Board, State
 from baremetal.pipeline.eager_stage import EagerStage
-from baremetal.pipeline.executor import Executor, RankRecord, StageRunner
+from baremetal.pipeline.executor import Executor, RankRecord
 from baremetal.pipeline.job import Job
-from baremetal.pipeline.lanes import StepLinks
-from baremetal.pipeline.stage import Batch, Stage
+from baremetal.pipeline.lanes import step_seed
+from baremetal.pipeline.runner import Batch, StageRunner
+from baremetal.pipeline.stage import Stage
+from baremetal.pipeline.stage_plan import CapturedStage
 from baremetal.schedules.times import step_durations
 
 
@@ -29,15 +31,14 @@ class Worker:
 
     def __init__(self, rank: int, job: Job, address: comm.Address) -> None:
         self.rank, self.job = rank, job
-        self._links = None if job.link is None else StepLinks(job.link, job.seed)
-        links = {} if self._links is None else dict.fromkeys(self._neighbours(), self._links)
+        links = {} if job.link is None else dict.fromkeys(self._ways_out(), job.link)
         self._endpoint = comm.Endpoint(address, rank, links)
         self._board = Board(self._endpoint.memory, job.ranks)
         self._stages: dict[int, Stage] = {}
         self._executor: Executor | None = None
         self._step = 0
 
-    def _neighbours(self) -> list[tuple[int, int]]:
+    def _ways_out(self) -> list[tuple[int, int]]:
         return [(self.rank, other) for other in range(self.job.ranks) if other != self.rank]
 
     def prepare(self) -> None:
@@ -48,12 +49,19 @@ class Worker:
         for number in job.stages_of(self.rank):
             stage = Stage(job.builder.model(), job.parts[number])
             self._stages[number] = stage
-            runners[number] = EagerStage(stage)
+            runners[number] = self._runner(stage, number)
         self._executor = Executor(
             job.wiring, self.rank, runners, self._endpoint.senders, self._endpoint.receivers,
             self._board, self._charge(), job.host_overhead_ps,
         )  # fmt: skip
         self._board.say(self.rank, State.IDLE, 0)
+
+    def _runner(self, stage: Stage, number: int) -> StageRunner:
+        job = self.job
+        if job.eager or not stage.model.is_static:
+            return EagerStage(stage)
+        shape = job.samples, job.context
+        return CapturedStage.for_schedule(stage, shape, job.schedule, number)
 
     def _charge(self) -> list[int] | None:
         """What each of this rank's steps is charged, in ps; None: what is measured."""
@@ -68,9 +76,7 @@ class Worker:
         """The pipeline phase of a training step: forward and backward of every microbatch."""
         assert self._executor is not None
         clock = comm.VirtualClock() if self.job.clock == "virtual" else comm.WallClock(origin_ns)
-        self._endpoint.begin_phase()
-        if self._links is not None:
-            self._links.step = batch.step
+        self._endpoint.begin_phase(step_seed(self.job.seed, batch.step))
         record = self._executor.run(batch, clock)
         self._board.say(self.rank, State.IDLE, batch.step)
         return record
