@@ -42,6 +42,7 @@ class RankRecord:
         start_ps, end_ps, duration_ps: of each of its steps.
         depart_ps, arrive_ps: of the messages it sent, by number.
         taken_ps: of the messages it received, by number.
+        link_free_ps: until when the messages it sent held their link.
         losses: of each microbatch, what this rank's stages added to the step's, (microbatches,).
         computed_ns: real time spent computing.
     """
@@ -52,6 +53,7 @@ class RankRecord:
     depart_ps: dict[int, int]
     arrive_ps: dict[int, int]
     taken_ps: dict[int, int]
+    link_free_ps: dict[int, int]
     losses: np.ndarray
     computed_ns: int = 0
 
@@ -109,7 +111,7 @@ class Executor:
         """
         count = len(self._steps)
         empty = (np.zeros(count, np.int64) for _ in range(3))
-        record = RankRecord(*empty, {}, {}, {}, np.zeros(self.wiring.schedule.microbatches))
+        record = RankRecord(*empty, {}, {}, {}, {}, np.zeros(self.wiring.schedule.microbatches))
         self._handed.clear()  # of a step that was broken off
         for stage in self.stages.values():
             stage.begin_step(batch)
@@ -175,6 +177,7 @@ class Executor:
             transfer = sender.send(self._sequence(message), result, end_ps)
             record.depart_ps[message] = transfer.depart_ps
             record.arrive_ps[message] = transfer.arrival_ps
+            record.link_free_ps[message] = transfer.free_ps
             return
         schedule = self.wiring.schedule
         forward = way == FORWARD
