@@ -70,15 +70,16 @@ class Quantity:
             MachineError: no string, no number, a negative one, another unit or none, or more
                 digits than the base unit can hold.
         """
+        shown = short(text)
         number, unit = self._parts(text)
         if unit not in self.units:
-            raise MachineError(f"{text!r:.80} {self._wrong_unit(unit)}; {self._expected}")
+            raise MachineError(f"{shown} {self._wrong_unit(unit)}; {self._expected}")
         exact = number * self.units[unit]
         if exact.denominator != 1:
-            raise MachineError(f"{text!r:.80} is finer than 1 {self.base}, the smallest {self.name}")
+            raise MachineError(f"{shown} is finer than 1 {self.base}, the smallest {self.name}")
         if exact > LARGEST:
             raise MachineError(
-                f"{text!r:.80} is more than 2^62 {self.base}: compiled code counts in 64 bits"
+                f"{shown} is more than 2^62 {self.base}: compiled code counts in 64 bits"
             )
         return exact.numerator
 
@@ -93,14 +94,15 @@ class Quantity:
         return min(texts, key=len)
 
     def _parts(self, text: object) -> tuple[Fraction, str]:
+        shown = short(text)
         if not isinstance(text, str):
-            raise MachineError(f"{text!r:.80} has no unit; {self._expected}")
+            raise MachineError(f"{shown} has no unit; {self._expected}")
         match = _NUMBER.fullmatch(text.strip().replace("µ", "u").replace("μ", "u"))
         if match is None:
-            raise MachineError(f"{text!r:.80} is no {self.name.partition(' ')[2]}; {self._expected}")
+            raise MachineError(f"{shown} is no {self.name.partition(' ')[2]}; {self._expected}")
         sign, digits, unit = match.groups()
         if sign == "-":
-            raise MachineError(f"{text!r:.80} is negative; {self._expected}")
+            raise MachineError(f"{shown} is negative; {self._expected}")
         return Fraction(digits.replace("_", "")), unit or ""
 
     def _wrong_unit(self, unit: str) -> str:
@@ -145,6 +147,11 @@ FLOP_RATE = Quantity(
 POWER = Quantity("a power", "W", _WATTS, tuple(_WATTS), "1.4 kW")
 
 
+def short(value: object) -> str:
+    """A value in quotes, cut to fit into a message."""
+    return f"{value!r:.80}"
+
+
 def parse_share(value: object) -> Fraction:
     """A part of one from ``"65 %"``, ``"0.65"`` or the number 0.65, exactly.
 
@@ -157,7 +164,9 @@ def parse_share(value: object) -> Fraction:
         if match is not None and match[3] in (None, "%"):
             share = Fraction(match[1] + match[2].replace("_", "")) / (100 if match[3] else 1)
     if share is None or not 0 <= share <= 1:
-        raise MachineError(f'{value!r:.80} is no part of one: expected 0 to 1, or "0 %" to "100 %"')
+        raise MachineError(
+            f'{short(value)} is no part of one: expected 0 to 1, or "0 %" to "100 %"'
+        )
     return share
 
 
@@ -169,7 +178,9 @@ def parse_ratio(value: object) -> Fraction:
     """
     match = _RATIO.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise MachineError(f'{value!r:.80} is no ratio: expected two whole numbers such as "2 : 1"')
+        raise MachineError(
+            f'{short(value)} is no ratio: expected two whole numbers such as "2 : 1"'
+        )
     return Fraction(int(match[1]), int(match[2]))
 
 
