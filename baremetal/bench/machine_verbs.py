@@ -116,7 +116,16 @@ def _run_measure(given: MeasureOptions) -> None:
 
 
 MACHINE_VERBS: dict[str, Benchmark] = {
-    "list": Benchmark("what is described", "baremetal machine list", ListOptions, _run_list),
-    "show": Benchmark("one description, with its sources", "baremetal machine show gb300", ShowOptions, _run_show),
-    "measure": Benchmark("this computer, into a TOML file", "baremetal machine measure --out this.toml", MeasureOptions, _run_measure),
+    "list": Benchmark(
+        "what is described", "baremetal machine list --kind link", ListOptions, _run_list
+    ),
+    "show": Benchmark(
+        "one description, with its sources", "baremetal machine show gb300", ShowOptions, _run_show
+    ),
+    "measure": Benchmark(
+        "this computer, into a TOML file",
+        "baremetal machine measure --out this.toml",
+        MeasureOptions,
+        _run_measure,
+    ),
 }

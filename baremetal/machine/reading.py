@@ -274,7 +274,7 @@ def _load(path: Path, shown: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise MachineError(f"{shown} is not UTF-8: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOML's own, an endless number, deep nesting
         raise MachineError(f"{shown} is not valid TOML: {error}") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__

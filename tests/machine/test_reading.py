@@ -135,6 +135,8 @@ EDITS = [
     ("[link]", "link = 3\n[x]", ["unknown table 'link'"]),
     ('card = "what is printed on the card"', "card = 3", ["[sources]"]),
     ("[link]", "[link", ["not valid TOML"]),
+    ("1000", "9" * 5000, ["not valid TOML"]),
+    ("1000", "[" * 5000, ["not valid TOML"]),
 ]  # fmt: skip
 
 

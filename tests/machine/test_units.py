@@ -11,6 +11,7 @@ from baremetal.machine.units import (
     BYTE_RATE,
     DURATION,
     FLOP_RATE,
+    LARGEST,
     POWER,
     SIZE,
     ceil_div,
@@ -21,7 +22,6 @@ from baremetal.machine.units import (
 )
 
 KINDS = [DURATION, SIZE, BIT_RATE, BYTE_RATE, FLOP_RATE, POWER]
-LARGEST = 10**21  # a zettaflop, or thirty years in picoseconds
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,9 @@ def test_a_quantity_is_shown_as_people_write_it(kind, value, expected):
         (DURATION, "soon", ["'soon' is no duration"]),
         (DURATION, "", ["'' is no duration"]),
         (DURATION, "1,5 us", ["'1,5 us' is no duration"]),
+        (DURATION, "9" * 5000 + " s", ["is no duration"]),
+        (DURATION, "1e99 s", ["'1e99 s' is more than", "64 bits"]),
+        (FLOP_RATE, "9 EFLOP/s", ["more than", "64 bits"]),
         (DURATION, "nan s", ["'nan s'"]),
         (DURATION, "inf s", ["'inf s'"]),
         (BIT_RATE, "800 GB", ["GB", "no unit of a rate of a link", "800 Gb/s"]),
