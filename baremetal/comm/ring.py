@@ -215,15 +215,16 @@ class RingReceiver(_Ring):
         def look(spins: int) -> int:
             return self._code.await_label(header, sequence + 1, attempt, self._abort, spins)
 
+        def ask() -> None:
+            nonlocal attempt
+            attempt = self._ask(sequence, attempt)
+
         found = look(1)
         while found != READY:
             if found == DAMAGED:
                 attempt = self._damaged(sequence, attempt, "header")
-            found = self._waiting.until(
-                look,
-                WaitingFor(self.number, sequence, receiving=True),
-                lambda: self._ask(sequence, attempt),
-            )
+            what = WaitingFor(self.number, sequence, receiving=True)
+            found = self._waiting.until(look, what, ask)
         return attempt
 
     def _copy(self, sequence: int, into: np.ndarray) -> None:
@@ -253,8 +254,11 @@ class RingReceiver(_Ring):
             )
         return attempt + 1
 
-    def _ask(self, sequence: int, attempt: int) -> None:
-        """In each round of waiting: look what lies in the slot, and ask for what should."""
+    def _ask(self, sequence: int, attempt: int) -> int:
+        """In each round of waiting: look what lies in the slot, and ask for what should.
+
+        Returns the attempt to wait for: something else in the message's place counts as one.
+        """
         slot, wanted = sequence % self._slots, sequence + 1
         words = self._words[slot]
         if words[TAKEN] >= wanted:
@@ -262,15 +266,17 @@ class RingReceiver(_Ring):
         label = words[LABEL]
         # What normally lies there before it comes: nothing, or the message taken last.
         if label not in (0, words[TAKEN], wanted):
-            self._met_another(sequence, label, kept=words[KEPT] == 1)
+            attempt += self._met_another(sequence, label, kept=words[KEPT] == 1)
         if words[REQUEST] != wanted or words[WANTED] != attempt:
             words[WANTED] = attempt
             self._code.store(self._headers[slot] + 8 * REQUEST, wanted)
             self._counts.requested += 1
+        return attempt
 
-    def _met_another(self, sequence: int, label: int, kept: bool) -> None:
+    def _met_another(self, sequence: int, label: int, kept: bool) -> bool:
+        """Count it; says whether it is met for the first time."""
         if (sequence, label) in self._met:
-            return
+            return False
         self._met.add((sequence, label))
         if label < sequence + 1:
             self._counts.duplicated += 1
@@ -281,3 +287,4 @@ class RingReceiver(_Ring):
                 f"{self}: message {label - 1} lies where message {sequence} is due, and the "
                 "sender keeps no copy of that: start again from the last checkpoint"
             )
+        return True

@@ -1,7 +1,9 @@
 """After every test of this room, also a failing one: no segment, no record and no process is left."""
 
 import multiprocessing
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from baremetal.comm.errors import CommError
 from baremetal.comm.layout import make_layout
 from baremetal.comm.leftovers import records_folder, sweep_leftovers
 from baremetal.comm.shared_memory import SharedMemory, unlink
+
+sys.path.insert(0, str(Path(__file__).parent))  # comm_ranks.py, for spawned processes too
 
 
 @pytest.fixture(autouse=True)
