@@ -125,7 +125,7 @@ class Endpoint:
         self.waiting = Waiting(self.board, rank, spins, counts=self.counts)
         self.senders: dict[int, RingSender] = {}
         self.receivers: dict[int, RingReceiver] = {}
-        queues = _LinkQueues(rank, links or {}, seed)
+        queues = LinkQueues(rank, links or {}, seed)
         offsets = layout.offsets()
         for number, lane in enumerate(layout.lanes):
             part = memory[offsets[number] : offsets[number + 1]]
@@ -161,7 +161,7 @@ class Endpoint:
             self.drain()
 
 
-class _LinkQueues:
+class LinkQueues:
     """A rank's modelled links, one for each rank that it sends to."""
 
     def __init__(self, rank: int, links: Mapping[tuple[int, int], Link], seed: int) -> None:

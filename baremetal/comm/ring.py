@@ -99,13 +99,15 @@ class RingSender(_Ring):
         return self._words[slot][RELEASE]
 
     def _await_taken(self, sequence: int, slot: int, taken: int) -> None:
-        address = self._headers[slot] + 8 * TAKEN
-
         def look(spins: int) -> int:
-            return self._code.await_word(address, taken, self._abort, spins)
+            return self._look_taken(slot, taken, spins)
 
         if look(1) != READY:
             self._waiting.until(look, WaitingFor(self.number, sequence, receiving=False))
+
+    def _look_taken(self, slot: int, taken: int, spins: int) -> int:
+        """Has the message of this label been taken from the slot?"""
+        return self._code.await_word(self._headers[slot] + 8 * TAKEN, taken, self._abort, spins)
 
     def reserve(self, sequence: int) -> np.ndarray:
         """The slot of the next message as an array of the lane's shape and dtype, to be filled."""
@@ -170,8 +172,7 @@ class RingReceiver(_Ring):
 
     def try_arrival(self, sequence: int) -> int | None:
         """The modelled time of arrival, ps, if this message has come; None if not."""
-        header = self._headers[sequence % self._slots]
-        if self._code.await_label(header, sequence + 1, 0, self._abort, 1) not in (READY, DAMAGED):
+        if self._look_for(sequence, 0, 1) not in (READY, DAMAGED):
             return None
         return self.arrival(sequence)
 
@@ -202,18 +203,16 @@ class RingReceiver(_Ring):
         while state[1] != words[SUM] or state[2] != words[WEIGHTED]:
             attempt = self._await(sequence, self._damaged(sequence, attempt, "checksum"))
             self._copy(sequence, into)
-        words[RELEASE] = taken_ps
-        self._code.store(self._headers[slot] + 8 * TAKEN, sequence + 1)
+        self._give_back(sequence, taken_ps)
         self._counts.received += 1
         self._counts.received_bytes += self._size
         self._waiting.beat()
 
     def _await(self, sequence: int, attempt: int) -> int:
         """Wait for a message, in this attempt or a later one; returns in which it is there."""
-        header = self._headers[sequence % self._slots]
 
         def look(spins: int) -> int:
-            return self._code.await_label(header, sequence + 1, attempt, self._abort, spins)
+            return self._look_for(sequence, attempt, spins)
 
         def ask() -> None:
             nonlocal attempt
@@ -226,6 +225,16 @@ class RingReceiver(_Ring):
             what = WaitingFor(self.number, sequence, receiving=True)
             found = self._waiting.until(look, what, ask)
         return attempt
+
+    def _look_for(self, sequence: int, attempt: int, spins: int) -> int:
+        """Is this message there, in this attempt or a later one?"""
+        header = self._headers[sequence % self._slots]
+        return self._code.await_label(header, sequence + 1, attempt, self._abort, spins)
+
+    def _give_back(self, sequence: int, taken_ps: int) -> None:
+        slot = sequence % self._slots
+        self._words[slot][RELEASE] = taken_ps
+        self._code.store(self._headers[slot] + 8 * TAKEN, sequence + 1)
 
     def _copy(self, sequence: int, into: np.ndarray) -> None:
         header = self._headers[sequence % self._slots]

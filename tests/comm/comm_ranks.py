@@ -1,6 +1,7 @@
 """What the spawned processes of these tests do. A module of its own, so that it can be imported."""
 
 import time
+from fractions import Fraction
 
 import numpy as np
 
@@ -8,6 +9,16 @@ from baremetal.comm.clock import VirtualClock, WallClock
 from baremetal.comm.endpoint import Endpoint, Exchange
 from baremetal.comm.errors import CommError
 from baremetal.comm.layout import Lane, make_layout
+from baremetal.machine.link import Link
+
+CALM = {
+    (0, 1): Link("there", 8 * 10**12, latency_ps=1000, overhead_ps=10, retransmit_timeout_ps=300),
+    (1, 0): Link("back", 16 * 10**12, latency_ps=2000),
+}
+LINKS = CALM | {
+    (1, 0): Link("bad", 16 * 10**12, 2000, jitter_ps=700, loss=Fraction(1, 5),
+                 retransmit_timeout_ps=900),
+}  # fmt: skip
 
 
 def message(k, lane):
@@ -26,9 +37,9 @@ def relay(ends, clock, messages, work_ps):
     return clock.now_ps()
 
 
-def relay_process(address, links, messages, work_ps, pipe, wall_origin_ns=None, faults=()):
+def relay_process(address, links, messages, work_ps, pipe, wall_origin_ns=None, faults=(), seed=0):
     clock = VirtualClock() if wall_origin_ns is None else WallClock(wall_origin_ns)
-    with Endpoint(address, 1, links, faults=faults) as ends:
+    with Endpoint(address, 1, links, faults=faults, seed=seed) as ends:
         end_ps = relay(ends, clock, messages, work_ps)
     pipe.send((end_ps, ends.counts))
 

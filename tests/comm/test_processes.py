@@ -1,6 +1,5 @@
 """Ranks in processes of their own: times, large messages, and what happens when one dies."""
 
-import multiprocessing
 import os
 import sys
 import time
@@ -15,34 +14,8 @@ from baremetal.comm.errors import AbortedError
 from baremetal.comm.faults import MessageFault, Wrong
 from baremetal.comm.layout import Lane, make_layout
 from baremetal.comm.leftovers import records_folder, sweep_leftovers
-from baremetal.machine.link import Link
 
-SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 60  # until a process that does not answer fails the test; one that works never needs it
-
-LINKS = {
-    (0, 1): Link("there", 8 * 10**12, latency_ps=1000, overhead_ps=10, retransmit_timeout_ps=300),
-    (1, 0): Link("back", 16 * 10**12, latency_ps=2000),
-}
-
-
-@pytest.fixture
-def start():
-    """`start(function, ...)`: a process and our end of its pipe; killed when the test is over."""
-    processes = []
-
-    def begin(function, *arguments, **options):
-        ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=function, args=arguments, kwargs={"pipe": theirs, **options})
-        process.start()
-        theirs.close()
-        processes.append(process)
-        return process, ours
-
-    yield begin
-    for process in processes:
-        process.kill()
-        process.join()
 
 
 def answer(pipe):
@@ -56,10 +29,10 @@ def there_and_back(start, shape, messages, slots=2, clock=None, wall_origin_ns=N
     lanes = [Lane(0, 1, slots, shape, label="there"), Lane(1, 0, slots, shape, label="back")]
     with Exchange(make_layout(2, lanes)) as exchange:
         process, pipe = start(
-            comm_ranks.relay_process, exchange.address, LINKS, messages, 100,
+            comm_ranks.relay_process, exchange.address, comm_ranks.CALM, messages, 100,
             wall_origin_ns=wall_origin_ns, faults=faults,
         )  # fmt: skip
-        with Endpoint(exchange.address, 0, LINKS, faults=faults) as ends:
+        with Endpoint(exchange.address, 0, comm_ranks.CALM, faults=faults) as ends:
             out, back = ends.senders[0], ends.receivers[1]
             into = np.empty(shape, np.float32)
             times = []
