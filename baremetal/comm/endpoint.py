@@ -135,7 +135,7 @@ class Endpoint:
         self.senders: dict[int, RingSender] = {}
         self.receivers: dict[int, RingReceiver] = {}
         self.memory = memory
-        self._queues = queues = _LinkQueues(rank, links or {}, seed)
+        self._queues = queues = LinkQueues(rank, links or {}, seed)
         offsets = layout.offsets()
         for number, lane in enumerate(layout.lanes):
             part = memory[offsets[number] : offsets[number + 1]]
@@ -176,7 +176,7 @@ class Endpoint:
             self.drain()
 
 
-class _LinkQueues:
+class LinkQueues:
     """A rank's modelled links, one for each rank that it sends to."""
 
     def __init__(self, rank: int, links: Mapping[tuple[int, int], Link], seed: int) -> None:

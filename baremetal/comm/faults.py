@@ -70,7 +70,7 @@ class _Kept:
 
     payload: np.ndarray  # (size_bytes,) uint8
     transfer: Transfer
-    shown: int = -1  # the last attempt that lay in the slot under its own number
+    shown: int = -1  # the last attempt that the receiver can have met, right or wrong
     asked: int = 0  # how often it has been asked for
 
 
@@ -134,7 +134,8 @@ class FaultySender(RingSender):
         if fault.wrong is Wrong.DROP:
             return
         label = sequence + 1 + {Wrong.DUPLICATE: -1, Wrong.REORDER: 1}.get(fault.wrong, 0)
-        if label == sequence + 1:
+        # A duplicate in a ring of one slot looks like what lay there anyway: it cannot be met.
+        if label != sequence + 1 - self._slots:
             kept.shown = attempt
         slot = sequence % self._slots
         header, words = self._headers[slot], self._words[slot]

@@ -99,13 +99,15 @@ class RingSender(_Ring):
         return self._words[slot][RELEASE]
 
     def _await_taken(self, sequence: int, slot: int, taken: int) -> None:
-        address = self._headers[slot] + 8 * TAKEN
-
         def look(spins: int) -> int:
-            return self._code.await_word(address, taken, self._abort, spins)
+            return self._look_taken(slot, taken, spins)
 
         if look(1) != READY:
             self._waiting.until(look, WaitingFor(self.number, sequence, receiving=False))
+
+    def _look_taken(self, slot: int, taken: int, spins: int) -> int:
+        """Has the message of this label been taken from the slot?"""
+        return self._code.await_word(self._headers[slot] + 8 * TAKEN, taken, self._abort, spins)
 
     def reserve(self, sequence: int) -> np.ndarray:
         """The slot of the next message as an array of the lane's shape and dtype, to be filled."""
@@ -170,8 +172,7 @@ class RingReceiver(_Ring):
 
     def try_arrival(self, sequence: int) -> int | None:
         """The modelled time of arrival, ps, if this message has come; None if not."""
-        header = self._headers[sequence % self._slots]
-        if self._code.await_label(header, sequence + 1, 0, self._abort, 1) not in (READY, DAMAGED):
+        if self._look_for(sequence, 0, 1) not in (READY, DAMAGED):
             return None
         return self.arrival(sequence)
 
@@ -202,29 +203,38 @@ class RingReceiver(_Ring):
         while state[1] != words[SUM] or state[2] != words[WEIGHTED]:
             attempt = self._await(sequence, self._damaged(sequence, attempt, "checksum"))
             self._copy(sequence, into)
-        words[RELEASE] = taken_ps
-        self._code.store(self._headers[slot] + 8 * TAKEN, sequence + 1)
+        self._give_back(sequence, taken_ps)
         self._counts.received += 1
         self._counts.received_bytes += self._size
         self._waiting.beat()
 
     def _await(self, sequence: int, attempt: int) -> int:
         """Wait for a message, in this attempt or a later one; returns in which it is there."""
-        header = self._headers[sequence % self._slots]
 
         def look(spins: int) -> int:
-            return self._code.await_label(header, sequence + 1, attempt, self._abort, spins)
+            return self._look_for(sequence, attempt, spins)
+
+        def ask() -> None:
+            nonlocal attempt
+            attempt = self._ask(sequence, attempt)
 
         found = look(1)
         while found != READY:
             if found == DAMAGED:
                 attempt = self._damaged(sequence, attempt, "header")
-            found = self._waiting.until(
-                look,
-                WaitingFor(self.number, sequence, receiving=True),
-                lambda: self._ask(sequence, attempt),
-            )
+            what = WaitingFor(self.number, sequence, receiving=True)
+            found = self._waiting.until(look, what, ask)
         return attempt
+
+    def _look_for(self, sequence: int, attempt: int, spins: int) -> int:
+        """Is this message there, in this attempt or a later one?"""
+        header = self._headers[sequence % self._slots]
+        return self._code.await_label(header, sequence + 1, attempt, self._abort, spins)
+
+    def _give_back(self, sequence: int, taken_ps: int) -> None:
+        slot = sequence % self._slots
+        self._words[slot][RELEASE] = taken_ps
+        self._code.store(self._headers[slot] + 8 * TAKEN, sequence + 1)
 
     def _copy(self, sequence: int, into: np.ndarray) -> None:
         header = self._headers[sequence % self._slots]
@@ -253,8 +263,11 @@ class RingReceiver(_Ring):
             )
         return attempt + 1
 
-    def _ask(self, sequence: int, attempt: int) -> None:
-        """In each round of waiting: look what lies in the slot, and ask for what should."""
+    def _ask(self, sequence: int, attempt: int) -> int:
+        """In each round of waiting: look what lies in the slot, and ask for what should.
+
+        Returns the attempt to wait for: something else in the message's place counts as one.
+        """
         slot, wanted = sequence % self._slots, sequence + 1
         words = self._words[slot]
         if words[TAKEN] >= wanted:
@@ -262,15 +275,17 @@ class RingReceiver(_Ring):
         label = words[LABEL]
         # What normally lies there before it comes: nothing, or the message taken last.
         if label not in (0, words[TAKEN], wanted):
-            self._met_another(sequence, label, kept=words[KEPT] == 1)
+            attempt += self._met_another(sequence, label, kept=words[KEPT] == 1)
         if words[REQUEST] != wanted or words[WANTED] != attempt:
             words[WANTED] = attempt
             self._code.store(self._headers[slot] + 8 * REQUEST, wanted)
             self._counts.requested += 1
+        return attempt
 
-    def _met_another(self, sequence: int, label: int, kept: bool) -> None:
+    def _met_another(self, sequence: int, label: int, kept: bool) -> bool:
+        """Count it; says whether it is met for the first time."""
         if (sequence, label) in self._met:
-            return
+            return False
         self._met.add((sequence, label))
         if label < sequence + 1:
             self._counts.duplicated += 1
@@ -281,3 +296,4 @@ class RingReceiver(_Ring):
                 f"{self}: message {label - 1} lies where message {sequence} is due, and the "
                 "sender keeps no copy of that: start again from the last checkpoint"
             )
+        return True

@@ -67,7 +67,8 @@ class Executor:
         stages: the rank's stages, by number.
         senders, receivers: the rank's ends of the schedule's lanes, by the lane's number.
         board: to say what is being done.
-        charge: ps of each of the rank's steps, or None to charge what is measured.
+        charge: ps of each of the rank's steps, or None to charge what is measured. Can be changed
+            between steps.
         host_overhead_ps: added to each step.
 
     Attributes:
@@ -91,7 +92,7 @@ class Executor:
         self._first = int(wiring.flat.first_step[rank])
         self._senders, self._receivers = senders, receivers
         self._board = board
-        self._charge = charge
+        self.charge = charge
         self._host_overhead_ps = host_overhead_ps
         self._per_lane = np.bincount(wiring.lane, minlength=len(wiring.lanes)).tolist()
         self._handed: dict[tuple[bool, int, int], np.ndarray] = {}  # within this rank
@@ -139,7 +140,7 @@ class Executor:
         results = [self.stages[part.stage].do(part.kind, part.microbatch) for part in step.parts]
         computed_ns = time.perf_counter_ns() - began_ns
         record.computed_ns += computed_ns
-        duration_ps = computed_ns * PS_PER_NS if self._charge is None else self._charge[index]
+        duration_ps = computed_ns * PS_PER_NS if self.charge is None else self.charge[index]
         end_ps = clock.advance(self._host_overhead_ps + duration_ps)
         for part, result in zip(step.parts, results, strict=True):
             self._deliver(part, index, result, end_ps, record)

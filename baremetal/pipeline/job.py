@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from baremetal import comm
 from baremetal.machine.chip import Chip
 from baremetal.machine.link import Link
 from baremetal.nn import LanguageModel
+from baremetal.optim import Optimizer
+from baremetal.pipeline.copies import Holders
 from baremetal.pipeline.lanes import lane_slots, schedule_lanes
 from baremetal.pipeline.partition import Part
+from baremetal.pipeline.rank_exchange import PlannedSum, exchange_lanes, planned_sums
 from baremetal.schedules import Schedule
 from baremetal.schedules.times import Times
 from baremetal.schedules.wiring import Wiring, wire
@@ -31,8 +34,8 @@ class Builder(Protocol):
     def model(self) -> LanguageModel:
         """The whole model, with its initial values."""
 
-    def optimizer(self, parameters: Any) -> Any:
-        """An optimiser of these named parameters."""
+    def optimizer(self, model: LanguageModel) -> Optimizer:
+        """An optimiser of the trainable parameters of a model, or of a part of one."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Job:
         schedule: who does what in which order.
         parts: of the model, by stage, mirrored copies included.
         builder: of models and optimisers.
+        every, sizes: of each trainable parameter, which stages hold it and its elements.
         samples, context, width: a microbatch is (samples, context) tokens, and its activations are
             (samples, context, width).
         dtype: of activations.
@@ -56,11 +60,14 @@ class Job:
         seed: of jitter and losses.
         eager: stages run through Python, not from plans.
         threads: of each rank's kernels.
+        clip: largest norm of the gradient; 0 for none.
     """
 
     schedule: Schedule
     parts: Sequence[Part]
     builder: Builder
+    every: Holders
+    sizes: Mapping[str, int]
     samples: int
     context: int
     width: int
@@ -76,6 +83,7 @@ class Job:
     seed: int = 0
     eager: bool = False
     threads: int = 1
+    clip: float = 0.0
 
     @property
     def ranks(self) -> int:
@@ -92,10 +100,22 @@ class Job:
         return wire(self.schedule)
 
     @cached_property
-    def layout(self) -> comm.Layout:
-        """All lanes: the schedule's come first, in the order of `wiring.lanes`."""
-        shape = self.samples, self.context, self.width
-        slots = lane_slots(self.wiring, self.slots)
-        return comm.Layout(
-            self.ranks, tuple(schedule_lanes(self.wiring, slots, shape, self.dtype))
+    def lane_slots(self) -> list[int]:
+        """How many slots each lane of the schedule has."""
+        return lane_slots(self.wiring, self.slots)
+
+    @cached_property
+    def sums(self) -> list[PlannedSum]:
+        """The sums over stages at the end of each step."""
+        schedule = self.schedule
+        return planned_sums(
+            self.every, self.sizes, self.dtype, schedule.stages, schedule.microbatches
         )
+
+    @cached_property
+    def layout(self) -> comm.Layout:
+        """All lanes: the schedule's, in the order of `wiring.lanes`, then those of the sums."""
+        shape = self.samples, self.context, self.width
+        lanes = schedule_lanes(self.wiring, self.lane_slots, shape, self.dtype)
+        lanes += exchange_lanes(self.sums, self.schedule.rank_of)
+        return comm.Layout(self.ranks, tuple(lanes))

@@ -1,7 +1,9 @@
 """After every test of this room, also a failing one: no segment, no record and no process is left."""
 
 import multiprocessing
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,9 @@ from baremetal.comm.errors import CommError
 from baremetal.comm.layout import make_layout
 from baremetal.comm.leftovers import records_folder, sweep_leftovers
 from baremetal.comm.shared_memory import SharedMemory, unlink
+
+SPAWN = multiprocessing.get_context("spawn")
+sys.path.insert(0, str(Path(__file__).parent))  # comm_ranks.py, for spawned processes too
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +67,22 @@ def joined():
     yield join
     for exchange in open_exchanges:
         exchange.close()
+
+
+@pytest.fixture
+def start():
+    """`start(function, ...)`: a process and our end of its pipe; killed when the test is over."""
+    processes = []
+
+    def begin(function, *arguments, **options):
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=function, args=arguments, kwargs={"pipe": theirs, **options})
+        process.start()
+        theirs.close()
+        processes.append(process)
+        return process, ours
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.join()
