@@ -36,8 +36,8 @@ class Stage:
         part: which blocks.
 
     Attributes:
-        model: the model without what others have. Its parameters have the whole model's names, so
-            `state_dict` and `load_state_dict(..., strict=False)` speak of the same files.
+        model: the model without what others have: a model of the same class, with parameters of
+            the same names, but not to be called.
         blocks: its blocks, under their numbers in the whole model.
         total: (1,) float64, how many tokens the loss is a mean over; written before a step.
 
@@ -152,11 +152,6 @@ class Stage:
                 return self.run(x if self.part.is_first else Tensor(x), cache).data
         finally:
             self.model.train()
-
-    def evaluate_loss(self, x: np.ndarray, targets: np.ndarray) -> float:
-        """At the last stage: the mean loss over these targets, in nats per token."""
-        logits = Tensor(self.evaluate(x))
-        return float(ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX).item())
 
     def new_cache(self, batch: int = 1) -> KeyValueCache:
         """An empty key-value cache of its own blocks, for `batch` sequences."""

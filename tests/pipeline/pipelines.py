@@ -1,4 +1,4 @@
-"""What the tests of the pipeline share: tiny models, batches, orders, and the model in one piece."""
+"""What the tests of the pipeline share: tiny models, batches, orders, and the uncut model."""
 
 import copy
 
@@ -68,16 +68,13 @@ def one_f_one_b(stages, microbatches):
 
 def mirrored(schedule):
     """The same twice, from both ends: rank r has its stage and a copy of the last rank's."""
-    stages, m = schedule.stages, schedule.microbatches
+    stages, count = schedule.stages, schedule.microbatches
     ranks = [
-        (
-            *there,
-            *(Action(kind, stage + stages, microbatch + m) for kind, stage, microbatch in back),
-        )
+        (*there, *(Action(kind, stage + stages, m + count) for kind, stage, m in back))
         for there, back in zip(schedule.ranks, reversed(schedule.ranks), strict=True)
     ]
     paths = (tuple(range(stages)), tuple(range(stages, 2 * stages)))
-    return Schedule("mirrored " + schedule.name, 2 * m, tuple(ranks), paths)
+    return Schedule("mirrored " + schedule.name, 2 * count, tuple(ranks), paths)
 
 
 def in_one_piece(make, batch):
