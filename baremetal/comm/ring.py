@@ -20,7 +20,7 @@ raises `CorruptionError`.
 import numpy as np
 
 from baremetal.comm.board import WaitingFor
-from baremetal.comm.channel import check_array, next_error
+from baremetal.comm.channel import Addresses, next_error
 from baremetal.comm.errors import CorruptionError, SequenceError
 from baremetal.comm.layout import Lane
 from baremetal.comm.link_queue import LinkQueue, Transfer
@@ -61,6 +61,7 @@ class _Ring:
         self._size = lane.size_bytes
         self._waiting = waiting
         self._counts = waiting.counts
+        self._addresses = Addresses(lane)
         self._code = compiled()
         self._abort = waiting.board.abort_address
         rows = memory.reshape(lane.slots, lane.stride_bytes)
@@ -123,9 +124,9 @@ class RingSender(_Ring):
     def send(self, sequence: int, array: np.ndarray, ready_ps: int) -> Transfer:
         """Send a copy of an array of the lane's shape and dtype."""
         self._check_next(sequence)
-        check_array(array, self.lane)
+        source = self._addresses.of(array)
         self.free(sequence)
-        return self._publish(sequence, array.__array_interface__["data"][0], ready_ps)
+        return self._publish(sequence, source, ready_ps)
 
     def _check_next(self, sequence: int) -> None:
         if sequence != self._next:
@@ -195,14 +196,14 @@ class RingReceiver(_Ring):
                 `into` then holds the damaged ones.
             SequenceError, AbortedError: as `arrival`.
         """
-        check_array(into, self.lane)
+        target = self._addresses.of(into)
         slot = sequence % self._slots
         words, state = self._words[slot], self._state
         attempt = self._await(sequence, 0)
-        self._copy(sequence, into)
+        self._copy(sequence, target)
         while state[1] != words[SUM] or state[2] != words[WEIGHTED]:
             attempt = self._await(sequence, self._damaged(sequence, attempt, "checksum"))
-            self._copy(sequence, into)
+            self._copy(sequence, target)
         self._give_back(sequence, taken_ps)
         self._counts.received += 1
         self._counts.received_bytes += self._size
@@ -236,10 +237,10 @@ class RingReceiver(_Ring):
         self._words[slot][RELEASE] = taken_ps
         self._code.store(self._headers[slot] + 8 * TAKEN, sequence + 1)
 
-    def _copy(self, sequence: int, into: np.ndarray) -> None:
+    def _copy(self, sequence: int, target: int) -> None:
         header = self._headers[sequence % self._slots]
         self._state[0] = self._state[1] = self._state[2] = 0
-        target, state = into.__array_interface__["data"][0], self._state_address
+        state = self._state_address
 
         def look(spins: int) -> int:
             return self._code.take(
