@@ -11,8 +11,8 @@ A step of a schedule uses its channels in this order, and every time in it is mo
     end     = clock.advance(duration)
     target.commit(j, end)                   or target.send(j, array, end), which copies
 
-The times travel with the messages: the sender, which knows its link, writes when a message will have
-arrived; the receiver writes when it took it, which is when the slot is free.
+The times travel with the messages: the sender, which knows its link, writes when a message will
+have arrived; the receiver writes when it took it, which is when the slot is free.
 """
 
 import weakref
@@ -85,6 +85,8 @@ class Addresses:
         return self._address
 
     def _check(self, array: np.ndarray) -> None:
+        if not isinstance(array, np.ndarray):
+            raise SequenceError(f"a lane carries arrays, and was given {type(array).__name__}")
         lane, in_one_piece = self._lane, array.flags.c_contiguous
         if array.shape != lane.shape or array.dtype != self._dtype or not in_one_piece:
             raise SequenceError(

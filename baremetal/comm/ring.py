@@ -1,20 +1,21 @@
 """The two ends of a lane in shared memory: a ring of slots, filled by one, emptied by the other.
 
 Message k lies in slot k mod n. Its sender waits until message k - n has been taken from there
-(back-pressure), and its receiver until the slot's label says k + 1 (0 is nothing). There is no lock,
-for each word has one writer. The receiver may take messages in another order than they came.
+(back-pressure), and its receiver until the slot's label says k + 1 (0 is nothing). There is no
+lock, for each word has one writer. The receiver may take messages in another order than they
+came.
 
 Two ways to send. `send` copies an array into the slot and sums it in the same pass. `reserve` and
 `commit` let the work write straight into the slot: nothing is copied, but the sum needs a pass of
 its own, which only reads (and what was just written is often still in the cache).
 
-**When something is wrong.** A receiver that finds a damaged message, or another one where it expects
-its own, or nothing for a while, asks again: it writes into the slot which message it wants, and in
-which attempt. The sender reads that when it next waits, and sends again what it has kept. It keeps a
-copy only of messages that are meant to go wrong (`faults.py`), and says so in the header (`kept`):
-shared memory loses nothing by itself, and a second copy of everything would cost what the zero-copy
-path saves. Damage to a message that is not kept cannot be mended; it is detected all the same, and
-raises `CorruptionError`.
+**When something is wrong.** A receiver that finds a damaged message, or another one where it
+expects its own, or nothing for a while, asks again: it writes into the slot which message it
+wants, and in which attempt. The sender reads that when it next waits, and sends again what it has
+kept. It keeps a copy only of messages that are meant to go wrong (`faults.py`), and says so in
+the header (`kept`): shared memory loses nothing by itself, and a second copy of everything would
+cost what the zero-copy path saves. Damage to a message that is not kept cannot be mended; it is
+detected all the same, and raises `CorruptionError`.
 """
 
 import numpy as np
@@ -67,7 +68,7 @@ class _Ring:
         rows = memory.reshape(lane.slots, lane.stride_bytes)
         start = memory.__array_interface__["data"][0]
         self._headers = [start + slot * lane.stride_bytes for slot in range(lane.slots)]
-        self._words = [memoryview(row[:HEADER_BYTES]).cast("q") for row in rows]
+        self._words = [row[:HEADER_BYTES].data.cast("q") for row in rows]
         payloads = [row[HEADER_BYTES : HEADER_BYTES + self._size] for row in rows]
         self._payloads = [part.view(lane.dtype).reshape(lane.shape) for part in payloads]
 
@@ -167,8 +168,9 @@ class RingReceiver(_Ring):
     def __init__(self, number: int, lane: Lane, memory: np.ndarray, waiting: Waiting) -> None:
         super().__init__(number, lane, memory, waiting)
         # How far a message has been copied, and its sums so far.
-        self._state = memoryview(np.zeros(3, np.int64))
-        self._state_address = np.asarray(self._state).__array_interface__["data"][0]
+        state = np.zeros(3, np.int64)
+        self._state = state.data
+        self._state_address = state.__array_interface__["data"][0]
         self._met: set[tuple[int, int]] = set()  # labels met where another was expected
 
     def try_arrival(self, sequence: int) -> int | None:

@@ -1,11 +1,12 @@
 """Waiting for another process: first awake, then ever more patiently, and never for ever.
 
-A message that is a microsecond away is worth looking for without a pause; sleeping and waking costs
-fifty. A message that is a second away is not: whoever spins takes a core from the rank that is being
-waited for (two ranks that the system has put on one core would each spin until the other's turn). So
-a rank looks some thousand times in compiled code, then offers the core between looks, which costs
-next to nothing if nobody wants it, then sleeps, twice as long each time up to a millisecond. In every
-round it looks whether the run is over, counts a beat, and does what others may be waiting for.
+A message that is a microsecond away is worth looking for without a pause; sleeping and waking
+costs fifty. A message that is a second away is not: whoever spins takes a core from the rank that
+is being waited for (two ranks that the system has put on one core would each spin until the
+other's turn). So a rank looks some thousand times in compiled code, then offers the core between
+looks, which costs next to nothing if nobody wants it, then sleeps, twice as long each time up to
+a millisecond. In every round it looks whether the run is over, counts a beat, and does what
+others may be waiting for.
 """
 
 import os

@@ -1,12 +1,13 @@
 """The two sides of a ping-pong: whatever comes is sent back.
 
-A message's one-way time cannot be measured with one clock, so half of the way there and back is taken
-for it, as is usual (the OSU micro-benchmarks do). What is sent back is sent when all of it has come
-and has been verified. Between turns a contender sleeps in a read, so that it disturbs nobody.
+A message's one-way time cannot be measured with one clock, so half of the way there and back is
+taken for it, as is usual (the OSU micro-benchmarks do). What is sent back is sent when all of it
+has come and has been verified. Between turns a contender sleeps in a read, so that it disturbs
+nobody.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Turn(NamedTuple):
 
     contender: str
     size: int  # index into the sizes
-    count: int
+    round_trips: int
 
 
 def make_lanes(sizes_bytes: tuple[int, ...]) -> Layout:
@@ -47,7 +48,7 @@ class LanePlayer:
         self.buffer = np.zeros(self._out.lane.shape, np.uint8)
         self._next = 0
 
-    def serve(self, in_place: bool) -> None:
+    def send(self, in_place: bool) -> None:
         """Send the buffer; in place: what lies in the slot."""
         if in_place:
             self._out.reserve(self._next)
@@ -63,7 +64,7 @@ class LanePlayer:
         """The side that begins: seconds of each round trip."""
         for _ in range(count):
             start = time.perf_counter()
-            self.serve(in_place)
+            self.send(in_place)
             self.receive()
             yield time.perf_counter() - start
             self._next += 1
@@ -72,7 +73,7 @@ class LanePlayer:
         """The other side."""
         for _ in range(count):
             self.receive()
-            self.serve(in_place)
+            self.send(in_place)
             self._next += 1
 
 
@@ -80,30 +81,27 @@ def play_pipe(pipe: Connection, buffer: np.ndarray, count: int) -> Iterator[floa
     """The same through a pipe: seconds of each round trip."""
     for _ in range(count):
         start = time.perf_counter()
-        pipe.send_bytes(buffer)
-        pipe.recv_bytes_into(buffer)
+        pipe.send_bytes(buffer.data)
+        pipe.recv_bytes_into(buffer.data)
         yield time.perf_counter() - start
 
 
 def answer_pipe(pipe: Connection, buffer: np.ndarray, count: int) -> None:
     """The other side of it."""
     for _ in range(count):
-        pipe.recv_bytes_into(buffer)
-        pipe.send_bytes(buffer)
+        pipe.recv_bytes_into(buffer.data)
+        pipe.send_bytes(buffer.data)
 
 
 def answer_turns(address: Address, orders: Connection, pipe: Connection) -> None:
     """The process at the other end: a turn at a time, until its orders end."""
     sizes = len(address.layout.lanes) // 2
-    with Endpoint(address, 1, parent=None) as ends:
+    with Endpoint(address, 1) as ends:
         players = [LanePlayer(ends, size, first=False) for size in range(sizes)]
         orders.send("ready")
         while (turn := orders.recv()) is not None:
             player = players[turn.size]
             if turn.contender == "pipe":
-                answer_pipe(pipe, player.buffer, turn.count)
+                answer_pipe(pipe, player.buffer, turn.round_trips)
             else:
-                player.answer(turn.count, turn.contender == "in place")
-
-
-Player = Callable[[Turn], Iterator[float]]
+                player.answer(turn.round_trips, turn.contender == "in place")

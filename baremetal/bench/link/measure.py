@@ -147,13 +147,13 @@ def _peer_process(sizes: tuple[int, ...]) -> Iterator[Callable[[Turn], Iterator[
             players = [LanePlayer(ends, size, first=True) for size in range(len(sizes))]
 
             def play(turn: Turn) -> Iterator[float]:
-                longer = turn._replace(count=turn.count + WARM_UP[turn.size])
+                longer = turn._replace(round_trips=turn.round_trips + WARM_UP[turn.size])
                 orders.send(longer)
                 player = players[turn.size]
                 if turn.contender == "pipe":
-                    seconds = play_pipe(pipe, player.buffer, longer.count)
+                    seconds = play_pipe(pipe, player.buffer, longer.round_trips)
                 else:
-                    seconds = player.play(longer.count, turn.contender == "in place")
+                    seconds = player.play(longer.round_trips, turn.contender == "in place")
                 return iter(list(seconds)[WARM_UP[turn.size] :])
 
             yield play

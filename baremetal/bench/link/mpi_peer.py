@@ -1,7 +1,8 @@
 """The ping-pong over MPI, as two ranks: `mpiexec -n 2 python -m baremetal.bench.link.mpi_peer ...`.
 
-What MPI offers for NumPy arrays, `Send` and `Recv`, without checksums. Arguments, for each size: bytes,
-round trips, and those before them that do not count. Rank 0 prints the seconds of each as JSON.
+What MPI offers for NumPy arrays, `Send` and `Recv`, without checksums. Arguments, for each size:
+bytes, round trips, and those before them that do not count. Rank 0 prints the seconds of each as
+JSON.
 """
 
 import json
@@ -11,6 +12,7 @@ import time
 import numpy as np
 
 from baremetal.comm.mpi import import_mpi
+
 
 def main() -> None:
     """Play all turns."""
