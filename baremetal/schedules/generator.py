@@ -126,7 +126,9 @@ def fixed_chunks(v: int, wanted: int) -> str | None:
     """Refuse another number of chunks than the schedule has by construction."""
     if v == wanted:
         return None
-    return f"a rank has exactly {wanted} chunk{'s' if wanted > 1 else ''} here; set chunks to {wanted}"
+    return (
+        f"a rank has exactly {wanted} chunk{'s' if wanted > 1 else ''} here; set chunks to {wanted}"
+    )
 
 
 def at_least(m: int, least: int, formula: str) -> str | None:
