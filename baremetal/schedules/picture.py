@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from baremetal.schedules.flat import chunk_numbers
+from baremetal.schedules.report import PS_PER_UNIT, SECONDS, UNITS
 from baremetal.schedules.terminal import COLOURS, WORDS, caption
 from baremetal.schedules.timeline import Timeline
 from baremetal.trace import style
@@ -31,28 +32,31 @@ ROW_IN, REST_IN, TALLEST_IN = 0.34, 1.35, 14.0
 
 
 def draw_picture(
-    timeline: Timeline, path: str | os.PathLike[str], title: str = "", *, arrows: bool = False
+    timeline: Timeline, path: str | os.PathLike[str], title: str = "", **options: Any
 ) -> Path:
     """Draw `schedule_figure` to a .png, .svg or .pdf, whole or not at all; return the path.
 
     Raises:
         BaremetalError: another suffix, or the file cannot be written.
     """
-    return style.save(schedule_figure(timeline, title, arrows=arrows), path)
+    return style.save(schedule_figure(timeline, title, **options), path)
 
 
-def schedule_figure(timeline: Timeline, title: str = "", *, arrows: bool = False) -> "Figure":
+def schedule_figure(
+    timeline: Timeline, title: str = "", *, arrows: bool = False, unit: str = SECONDS
+) -> "Figure":
     """The picture as a matplotlib Figure, not yet written.
 
     Args:
         timeline: what to draw.
         title: its headline; the schedule's name unless given.
         arrows: whether to draw every message, from where it departs to where it arrives.
+        unit: whether the axis is in seconds (and their parts) or in units.
     """
     ranks = len(timeline.schedule.ranks)
     height_in = min(ROW_IN * ranks, TALLEST_IN) + REST_IN
     figure, axes = style.new_figure(height_in, width_in=11.0)
-    draw_axes(axes, timeline, timeline.makespan_ps, arrows=arrows)
+    draw_axes(axes, timeline, timeline.makespan_ps, unit, arrows=arrows)
     schedule = timeline.schedule
     headline = title or f"{schedule.name}: {ranks} ranks, {schedule.microbatches} microbatches"
     axes.set_title(headline, loc="left", fontsize=style.TITLE_PT, fontweight="bold")
@@ -61,7 +65,7 @@ def schedule_figure(timeline: Timeline, title: str = "", *, arrows: bool = False
     return figure
 
 
-def comparison_figure(timelines: Sequence[Timeline]) -> "Figure":
+def comparison_figure(timelines: Sequence[Timeline], unit: str = SECONDS) -> "Figure":
     """Several schedules above each other, on one axis of time."""
     rows = [len(timeline.schedule.ranks) for timeline in timelines]
     height_in = min(0.16 * sum(rows) + 0.5 * len(rows) + 0.9, 40.0)
@@ -71,7 +75,7 @@ def comparison_figure(timelines: Sequence[Timeline]) -> "Figure":
     whole = max(timeline.makespan_ps for timeline in timelines)
     for axes, timeline in zip(panels, timelines, strict=True):
         style.dress(axes)
-        draw_axes(axes, timeline, whole)
+        draw_axes(axes, timeline, whole, unit)
         axes.set_title(
             f"{timeline.schedule.name}: {caption(timeline)}", loc="left", fontsize=style.SMALL_PT
         )
@@ -92,16 +96,18 @@ class _Box(NamedTuple):
     text: str
 
 
-def draw_axes(axes: "Axes", timeline: Timeline, whole_ps: int, *, arrows: bool = False) -> None:
+def draw_axes(
+    axes: "Axes", timeline: Timeline, whole_ps: int, unit: str = SECONDS, *, arrows: bool = False
+) -> None:
     """Draw a timeline into axes that show the time from 0 to `whole_ps`."""
     ranks = len(timeline.schedule.ranks)
-    unit, unit_ps = time_unit(whole_ps)
+    name, unit_ps = ("units", PS_PER_UNIT) if unit == UNITS else time_unit(whole_ps)
     axes.set_xlim(0, max(whole_ps, 1) / unit_ps)
     axes.set_ylim(ranks, 0)
     axes.set_yticks(np.arange(ranks) + 0.5, [f"rank {rank}" for rank in range(ranks)])
     axes.tick_params(axis="y", length=0)
     axes.grid(False)
-    axes.set_xlabel(f"time in {unit}", fontsize=style.LABEL_PT, color=style.INK)
+    axes.set_xlabel(f"time in {name}", fontsize=style.LABEL_PT, color=style.INK)
     boxes = _boxes(timeline)
     _draw_boxes(axes, boxes, unit_ps)
     if arrows:

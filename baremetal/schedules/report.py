@@ -5,6 +5,7 @@ a millisecond where it meets a link, and everything is played in whole picosecon
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from baremetal.schedules.timeline import Timeline
@@ -22,7 +23,7 @@ def figures(timeline: Timeline, unit: str) -> dict[str, Any]:
     `peak_activations` (the largest; 1 is one microbatch on one rank's whole share), and under
     `per_stage` a list of each by rank.
     """
-    in_unit = _converter(unit)
+    in_unit = partial(figure_time, unit=unit)
     schedule = timeline.schedule
     ends = [int(part.max(initial=0)) for part in timeline.by_rank(timeline.end_ps)]
     peaks = timeline.peak_activations
@@ -55,9 +56,9 @@ def figures(timeline: Timeline, unit: str) -> dict[str, Any]:
     }
 
 
-def _converter(unit: str) -> Callable[[int], float]:
-    divisor = PS_PER_UNIT if unit == UNITS else PS_PER_S
-    return lambda time_ps: time_ps / divisor
+def figure_time(time_ps: int, unit: str) -> float:
+    """A time in picoseconds as a number of units or of seconds."""
+    return time_ps / (PS_PER_UNIT if unit == UNITS else PS_PER_S)
 
 
 def figures_text(found: dict[str, Any]) -> str:
@@ -87,7 +88,19 @@ def figures_text(found: dict[str, Any]) -> str:
         f"bubble: {format_percent(found['bubble_span'])} of the largest span "
         f"({time(found['span'])}), {format_percent(found['bubble_makespan'])} of the makespan"
     )
-    return "\n".join([head, "", table(rows, columns), "", foot])
+    lines = [head, "", table(rows, columns), "", foot]
+    if found.get("closed_form"):
+        lines.append(_closed_form_text(found["closed_form"], time))
+    return "\n".join(lines)
+
+
+def _closed_form_text(forms: dict[str, float], time: Callable[[float], str]) -> str:
+    words = {"span": "largest span", "makespan": "makespan", "peak_activations": "held"}
+    parts = [
+        f"{words[key]} {f'{value:.4g}' if key == 'peak_activations' else time(value)}"
+        for key, value in forms.items()
+    ]
+    return "closed form: " + ", ".join(parts)
 
 
 def time_format(unit: str) -> Callable[[float], str]:

@@ -1,7 +1,8 @@
 """A played schedule in plain text: time to the right, one line per rank.
 
-    rank 0  F0-F1-......B0=====B1=====
-    rank 1  ...F0-B0=====F1-B1=====...
+    rank 0  F0---F1---..........B0========.....B1========
+    rank 1  .....F0---B0========F1---B1========..........
+            0                                           9
 
 Every step begins with its letter and its microbatch, as far as there is room, and a fill of its
 own goes on to its end, so that letters alone tell where one ends and the next begins. A rank's
@@ -11,6 +12,7 @@ second, fourth ... chunk is in lower case, and with it the mirrored copies.
 from baremetal.errors import BaremetalError
 from baremetal.schedules.action import Overlap, Step
 from baremetal.schedules.flat import chunk_numbers
+from baremetal.schedules.report import SECONDS, figure_time, time_format
 from baremetal.schedules.timeline import Timeline
 from baremetal.trace import format_percent
 from baremetal.trace.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION
@@ -29,13 +31,16 @@ WORDS = {
 NARROWEST = 10  # columns of time
 
 
-def draw_text(timeline: Timeline, width: int = 100, colour: bool = False) -> str:
+def draw_text(
+    timeline: Timeline, width: int = 100, colour: bool = False, unit: str = SECONDS
+) -> str:
     """The timeline as text, without a newline at its end.
 
     Args:
         timeline: what to draw.
         width: of a whole line, in characters.
         colour: whether to colour it, for a terminal that can.
+        unit: whether the scale is in seconds (and their parts) or in units.
 
     Raises:
         BaremetalError: the width leaves less than ten characters for the time.
@@ -52,7 +57,9 @@ def draw_text(timeline: Timeline, width: int = 100, colour: bool = False) -> str
     lines = []
     for rank, label in enumerate(labels):
         lines.append(label.ljust(indent) + _draw_rank(timeline, rank, columns, colour))
-    return "\n".join([*lines, "", _legend(timeline), caption(timeline)])
+    end = time_format(unit)(figure_time(timeline.makespan_ps, unit))
+    scale = " " * indent + "0" + end.rjust(columns - 1)
+    return "\n".join([*lines, scale, "", _legend(timeline), caption(timeline)])
 
 
 def caption(timeline: Timeline) -> str:

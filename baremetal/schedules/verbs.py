@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from baremetal.schedules.check import check_schedule
+from baremetal.schedules.closed_form import closed_form
 from baremetal.schedules.compare import compare, comparison_text
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.options import (
@@ -51,7 +52,8 @@ def _draw(given: DrawOptions) -> None:
     if given.plot:
         from baremetal.schedules.picture import draw_picture
 
-        print(f"drew {draw_picture(timeline, given.plot, arrows=given.arrows)}")
+        unit = unit_of_times(given)
+        print(f"drew {draw_picture(timeline, given.plot, arrows=given.arrows, unit=unit)}")
     if given.perfetto:
         from baremetal.schedules.tracks import to_trace
 
@@ -59,7 +61,7 @@ def _draw(given: DrawOptions) -> None:
         print(f"wrote {written}: open it at https://ui.perfetto.dev")
     if not (given.plot or given.perfetto):
         width = given.width or shutil.get_terminal_size().columns
-        print(draw_text(timeline, width, supports_colour(sys.stdout)))
+        print(draw_text(timeline, width, supports_colour(sys.stdout), unit_of_times(given)))
 
 
 # ---------------------------------------------------------------- check
@@ -101,6 +103,7 @@ def _simulate(given: SimulateOptions) -> None:
         raise ScheduleError(f"--repeat {given.repeat}: expected 0 or more")
     schedule = chosen_schedule(given)
     found = figures(play(schedule, given), unit_of_times(given))
+    found["closed_form"] = closed_form(schedule, given)
     if given.repeat > 0:
         found["rates"] = _rates(schedule, given)
     if given.json:
@@ -161,7 +164,7 @@ def _compare(given: CompareOptions) -> None:
         from baremetal.schedules.picture import comparison_figure
         from baremetal.trace import style
 
-        style.save(comparison_figure(comparison.timelines), given.plot)
+        style.save(comparison_figure(comparison.timelines, unit_of_times(given)), given.plot)
     print(_json(comparison.figures) if given.json else comparison_text(comparison.figures))
 
 

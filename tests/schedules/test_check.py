@@ -148,7 +148,10 @@ def test_with_the_needed_slots_nobody_waits(schedule, rng):
     assert not waits_somewhere(schedule, needed_slots(schedule), rng, trials=10)
 
 
-@given(schedule=drawn.schedules(most_microbatches=4), rng=st.randoms(use_true_random=False))
+@given(
+    schedule=drawn.schedules(most_ranks=2, most_microbatches=4),
+    rng=st.randoms(use_true_random=False),
+)
 def test_with_one_less_somebody_does(schedule, rng):
     for lane, needed in needed_slots(schedule).items():
         if needed > 1:
@@ -163,6 +166,12 @@ def test_slots_of_1f1b_and_gpipe(p, m):
         wanted = min(p - stage, m)
         assert slots[Lane(stage, stage + 1)] == slots[Lane(stage + 1, stage)] == wanted
     assert set(needed_slots(make_schedule("gpipe", p, m)).values()) == {m}
+
+
+def test_a_slot_is_free_as_soon_as_its_message_is_taken():
+    """Stage 2 is back on rank 0: when it has run, rank 1 has taken the message before it."""
+    schedule = written("0F0 2F0 0F1 2F1 2B1 2B0 0B1 0B0", "1F0 1F1 1B1 1B0", microbatches=2)
+    assert needed_slots(schedule)[Lane(0, 1)] == 1
 
 
 def test_memory_over_time_of_each_rank():

@@ -55,6 +55,14 @@ def test_chunks_and_pairs_in_text():
     )
 
 
+def test_every_second_chunk_is_in_lower_case():
+    steps = [Action(Kind.F, stage, 0) for stage in range(3)]
+    steps += [Action(Kind.B, stage, 0) for stage in (2, 1, 0)]
+    schedule = Schedule("three", 1, (tuple(steps),), ((0, 1, 2),))
+    line = draw_text(simulate(schedule, Times.uniform(3, 1, 1, 0)), width=8 + 18).splitlines()[0]
+    assert line == "rank 0  F0-f0-F0-B0=b0=B0="
+
+
 def test_a_step_too_narrow_for_its_name_keeps_its_letter():
     lines = draw_text(played(p=4, m=16), width=40).splitlines()
     assert {len(line) for line in lines[:4]} == {40}
@@ -105,6 +113,9 @@ def test_arrows_on_request():
     plain, arrows = schedule_figure(played()), schedule_figure(played(), arrows=True)
     count = [sum(hasattr(t, "arrow_patch") for t in f.axes[0].texts) for f in (plain, arrows)]
     assert count == [0, 4]
+    ends = {(arrow.xyann, arrow.xy) for arrow in arrows.axes[0].texts if hasattr(arrow, "xyann")}
+    assert ((1, 0.92), (1, 1.08)) in ends  # 0F0's activations, from rank 0 down to rank 1
+    assert ((4, 1.08), (4, 0.92)) in ends  # 1B0's gradient, up again
 
 
 def test_pictures_are_written_whole(tmp_path, refused):

@@ -132,6 +132,21 @@ def test_messages_queue_for_their_link():
     assert timeline.arrive_ps[[first, second]].tolist() == [29, 45]
 
 
+def test_an_overlap_sends_its_forwards_message_first():
+    """Three stages on two ranks: 1F and 1B both send to rank 0, by one link, in that order."""
+    F, _, _, B = Kind
+    act = Action
+    there = (act(F, 0, 0), act(F, 2, 0), act(B, 2, 0), act(F, 0, 1), act(F, 2, 1), act(B, 0, 0),
+             act(B, 2, 1), act(B, 0, 1))  # fmt: skip
+    here = (act(F, 1, 0), Overlap(act(F, 1, 1), act(B, 1, 0)), act(B, 1, 1))
+    schedule = Schedule("three", 2, (there, here), ((0, 1, 2),))
+    link = Link("thin", bandwidth_bps=None, latency_ps=0, overhead_ps=100)
+    timeline = simulate(schedule, Times.uniform(3, 10, 10, 10), link=link)
+    forward, backward = timeline.wiring.sends[len(there) + 1]
+    assert timeline.depart_ps[backward] == timeline.depart_ps[forward] + 100
+    assert timeline.wiring.sequence[[forward, backward]].tolist() == [1, 2]
+
+
 def test_a_wait_for_a_slot_is_no_exposed_transfer():
     schedule = make_schedule("gpipe", 2, 3)
     timeline = simulate(schedule, [[1] * 6, [10] * 6], slots={Lane(0, 1): 1})
