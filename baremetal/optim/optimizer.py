@@ -35,11 +35,15 @@ class Group(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """What `clip` was asked, and how many backward passes there had been."""
+    """What `clip` was asked, how many backward passes there had been, and whether it is recorded.
+
+    (A recorded call is repeated by the replay, which this object will know nothing of.)
+    """
 
     max_norm: float
     loss: np.ndarray
     backward_passes: int
+    is_recorded: bool
 
 
 class Span(NamedTuple):
@@ -198,15 +202,25 @@ class Optimizer:
         self.device.launch(
             kernels.clip_factor, self._square_sum, watched, self.scalars, max_norm=float(max_norm)
         )
-        self._measured = Measurement(max_norm, watched, self.device.backward_passes)
+        self._measured = Measurement(
+            max_norm, watched, self.device.backward_passes, self.device.is_recorded
+        )
 
     def step(self) -> None:
         """Update every parameter from its gradient (nothing at all if the gate is closed).
 
         Gradients that came after `clip` are measured again, with the same `max_norm`: a clip factor
         and a gate are worth nothing for gradients that they have not seen.
+
+        Raises:
+            BaremetalError: `clip` is part of a captured function and this call is not.
         """
         measured = self._measured
+        if measured is not None and measured.is_recorded and not self.device.is_recorded:
+            raise BaremetalError(
+                "clip() was called by a captured function, step() is called outside it, where the "
+                "next replay's clip() would not be known: capture both, or call both outside"
+            )
         if measured is None:
             self.clip(0.0)
         elif measured.backward_passes != self.device.backward_passes:
