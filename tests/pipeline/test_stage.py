@@ -1,5 +1,8 @@
 """One stage: its names and values, its plan, its costs; evaluation, generation, what is refused."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from pipelines import (
@@ -56,6 +59,18 @@ def test_stages_are_the_model_in_pieces(kind):
             assert copies == [whole[name]] * (2 if tied and "token_embedding" in name else 1)
         arrays = [p.data for stage in stages for _, p in stage.named_parameters()]
         assert not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
+
+
+def test_a_stage_holds_on_to_nothing_else():
+    """What others have is gone as soon as the model that it came from is."""
+    model = maker(layers=3)()
+    others = [weakref.ref(module) for module in (model.blocks[0], model.blocks[2], model.norm)]
+    mine = weakref.ref(model.blocks[1])
+    stage = Stage(model, Part(1, 2, 3))
+    del model
+    gc.collect()
+    assert [ref() for ref in others] == [None] * 3
+    assert stage.blocks[1] is mine()
 
 
 # ---------------------------------------------------------------- captured and eager
