@@ -103,11 +103,16 @@ def _find(name: str) -> Verb:
 # ---------------------------------------------------------------- reading options
 
 
-def _parse(options: type, verb: str, arguments: Sequence[str], default: Any = None) -> Any:
-    """Fill a dataclass from arguments; a mistake becomes one line that names it."""
+def _parse(
+    options: type, verb: str, arguments: Sequence[str], default: Any = None, example: str = ""
+) -> Any:
+    """Fill a dataclass from arguments; a mistake becomes one line that names it.
+
+    `example` stands under the description of --help; the verb's own if there is none.
+    """
     import tyro
 
-    example = VERBS[verb].example
+    example = example or VERBS[verb].example
     errors = io.StringIO()
     extra = {} if default is None else {"default": default}
     try:
@@ -341,16 +346,27 @@ def _run_doctor(arguments: Sequence[str]) -> int:
 def _run_bench(arguments: Sequence[str]) -> int:
     from baremetal.bench.verbs import BENCHMARKS
 
+    return _run_one_of(BENCHMARKS, "bench", "benchmark", arguments)
+
+
+def _run_machine(arguments: Sequence[str]) -> int:
+    from baremetal.bench.machine_verbs import MACHINE_VERBS
+
+    return _run_one_of(MACHINE_VERBS, "machine", "verb of machine", arguments)
+
+
+def _run_one_of(parts: Any, verb: str, called: str, arguments: Sequence[str]) -> int:
+    """Run the part of a verb that its first argument names."""
     kind, rest = (arguments[0], arguments[1:]) if arguments else ("--help", arguments)
     if kind in ("-h", "--help"):
-        print(f"usage: baremetal bench {{{','.join(BENCHMARKS)}}} [options]")
-        print("\n".join(f"  {name:<9} {each.summary}" for name, each in BENCHMARKS.items()))
-        print(f"example: {VERBS['bench'].example}")
+        print(f"usage: baremetal {verb} {{{','.join(parts)}}} [options]")
+        print("\n".join(f"  {name:<9} {each.summary}" for name, each in parts.items()))
+        print(f"example: {VERBS[verb].example}")
         return 0
-    if kind not in BENCHMARKS:
-        raise BaremetalError(f"unknown benchmark '{kind}': there are {', '.join(BENCHMARKS)}")
-    benchmark = BENCHMARKS[kind]
-    benchmark.run(_parse(benchmark.options, "bench", rest))
+    if kind not in parts:
+        raise BaremetalError(f"unknown {called} '{kind}': there are {', '.join(parts)}")
+    part = parts[kind]
+    part.run(_parse(part.options, f"{verb} {kind}", rest, example=part.example))
     return 0
 
 
@@ -414,6 +430,27 @@ def _run_inspect(arguments: Sequence[str]) -> int:
     return 0
 
 
+# ---------------------------------------------------------------- schedule
+
+
+def _run_schedule(arguments: Sequence[str]) -> int:
+    from baremetal.schedules.verbs import SCHEDULE_VERBS
+
+    kind, rest = (arguments[0], arguments[1:]) if arguments else ("--help", arguments)
+    if kind in ("-h", "--help"):
+        print(f"usage: baremetal schedule {{{','.join(SCHEDULE_VERBS)}}} [options]")
+        print("\n".join(f"  {name:<9} {each.summary}" for name, each in SCHEDULE_VERBS.items()))
+        print(f"example: {VERBS['schedule'].example}")
+        return 0
+    if kind not in SCHEDULE_VERBS:
+        raise BaremetalError(
+            f"unknown verb 'schedule {kind}': there are {', '.join(SCHEDULE_VERBS)}"
+        )
+    verb = SCHEDULE_VERBS[kind]
+    verb.run(_parse(verb.options, "schedule", rest))
+    return 0
+
+
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train a language model on text",
@@ -443,10 +480,20 @@ VERBS: dict[str, Verb] = {
         "baremetal inspect --model llama --layers 2 --folder inspection",
         _run_inspect,
     ),
+    "schedule": Verb(
+        "draw, check, simulate and compare pipeline schedules",
+        "baremetal schedule draw --schedule 1f1b --stages 4 --microbatches 8",
+        _run_schedule,
+    ),
     "bench": Verb(
-        "time a training step beside PyTorch's",
+        "measure beside PyTorch and JAX: a step, all sizes, a launch, a run, few bits",
         "baremetal bench step --model small --against torch",
         _run_bench,
+    ),
+    "machine": Verb(
+        "show what hardware is described, or measure this computer",
+        "baremetal machine show gb300",
+        _run_machine,
     ),
 }
 

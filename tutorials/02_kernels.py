@@ -514,9 +514,10 @@ print(
 # this: tiles of any size at the edges, a second and a third level of blocks for larger matrices,
 # and inner loops written by hand for each processor. Yours depends on what the compiler happens to
 # do. Store the finished tile through a slice, for instance (`target = c[row + i, column : column +
-# COLUMNS]`, then `target[j] = ...`), and LLVM no longer moves it into registers: when we tried,
-# two thirds of the rate were gone. That is why the library calls BLAS for its products.
-# (`baremetal ladder matmul` climbs these rungs, and more, on your machine.)
+# COLUMNS]`, then `target[j] = ...`), and LLVM no longer moves it into registers: try it, and see
+# how much of the rate is gone. That is why the library calls BLAS for most of its products. (Large
+# float32 ones on a processor with AVX-512 are its own: your tile, with those further blocks around
+# it, in `kernels/native/gemm.py`. `baremetal ladder matmul` climbs these rungs, and more.)
 #
 # ### The library's own
 #
@@ -585,8 +586,8 @@ agree("the call by hand and the NumPy reference", weights, reference)
 # an array of pointers to its arguments). And since a launch is data, a whole training step can be
 # written down as a list of them and run again without asking Python: that is lesson 5.
 #
-# The matrix product (you read its NumPy version in lesson 0) is a body of the same shape. It hands
-# its rows, or its columns, to BLAS:
+# The matrix product (you read its NumPy version in lesson 0) is a body of the same shape. This one
+# hands its rows, or its columns, to BLAS:
 
 # %%
 quote(native_matmul.matmul_body.function, native_matmul._blocks_of_one)

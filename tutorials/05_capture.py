@@ -8,13 +8,14 @@
 
 # %%
 # introduces: baremetal.capture, baremetal.bench
+import textwrap
 from importlib.util import find_spec
 
 import numpy as np
 from lesson import agree, check, finish, quote, show, time_s  # tutorials/lesson.py, beside this
 from numba import njit
 
-from baremetal import set_num_threads
+from baremetal import nn, set_num_threads
 from baremetal.autograd import CPU, AutogradError, Tensor
 from baremetal.bench.machine import usable_cores
 from baremetal.bench.overhead import reading
@@ -29,7 +30,7 @@ from baremetal.capture.recording import Recording
 from baremetal.capture.replay import Replay
 from baremetal.kernels.native import pool
 from baremetal.optim import SGD
-from baremetal.trace import Line, format_seconds, line_figure, style, table
+from baremetal.trace import Line, format_bytes, format_seconds, line_figure, style, table
 
 rng = np.random.default_rng(5)
 F = np.float32
@@ -72,12 +73,13 @@ for label, before_s, after_s in (
     ("1 µs to 10 ns a launch", 30 * 1e-6, 30 * 10e-9),
     ("one call of 15 µs to one of 1 µs", 15e-6, 1e-6),
 ):
-    lines.append(Line(label, work_s, (before_s + work_s) / (after_s + work_s)))
+    speed_up = (before_s + work_s) / (after_s + work_s)
+    lines.append(Line(label, 1e6 * work_s, speed_up, dashed=label.startswith("one call")))
 show(
     line_figure(
         lines,
         "What removing overhead buys",
-        x_label="work of one step, in seconds",
+        x_label="work of one step, in µs",
         y_label="speed-up",
         log_x=True,
         log_y=True,
@@ -85,13 +87,13 @@ show(
     ),
     "Left, where there is no work to speak of, the ratio of the overheads; right, where a step "
     "takes longer than a few milliseconds, nothing. Between them lies one slope, along which "
-    "every speed-up fades like 1 / W.",
+    "every speed-up fades like 1 / W. (The names stand in the order of the lines.)",
 )
 
 # %% [markdown]
-# The third line is the one to think about. JAX compiles the whole step, so it has one call for all
-# 30 launches: $L = 1$, with an $o$ of some ten microseconds. A claim of 10x against JAX is a claim
-# about that one call.
+# The third line, the dashed one, is the one to think about. JAX compiles the whole step, so it has
+# one call for all 30 launches: $L = 1$, with an $o$ of some ten microseconds. A claim of 10x
+# against JAX is a claim about that one call.
 
 # %% [markdown]
 # ## Build it
@@ -144,7 +146,8 @@ def keep(run, kernel, arrays, attributes):
 
 with CPU.listen(keep):
     training_step(*one)
-print(len(launches), "launches:", " ".join(kernel.name for kernel, _, _ in launches))
+names = " ".join(kernel.name for kernel, _, _ in launches)
+print(textwrap.fill(f"{len(launches)} launches: {names}", 96))
 
 # %% [markdown]
 # Now do parts of the step by themselves. *Packing* turns a launch's arrays and numbers into an
@@ -290,9 +293,9 @@ list_s = time_s(lambda: replay(written))
 print(f"through the function {format_seconds(hand_s)}, from the list {format_seconds(list_s)}")
 
 # %% [markdown]
-# Equal to the last bit after fifty steps; but hardly faster. Our door had no tape, and NumPy finds
-# out types and shapes anew in every call. Writing down *what* is called is not enough. One must
-# write down what the call comes to.
+# Equal to the last bit after fifty steps; but only a little faster. Our door had no tape, and NumPy
+# finds out types and shapes anew in every call. Writing down *what* is called is not enough. One
+# must write down what the call comes to.
 #
 # ### An arena
 #
@@ -433,8 +436,9 @@ replay_s = time_s(lambda: step(*one))
 print(f"eager {format_seconds(eager_s)}, replayed {format_seconds(replay_s)}")
 
 # %% [markdown]
-# The plan is plain data. Each line: the kernel, its cost, and where its operands lie, `@` in the
-# arena, the rest at addresses of its own.
+# The plan is plain data. Each line: the kernel, its cost, and where its operands lie. `@` is a
+# place in the arena, by its first byte; `fixed` lives before and after the step (weights, inputs);
+# `kept` is a result that the caller is given.
 
 # %%
 print(step.plan.text())
@@ -453,12 +457,60 @@ native_s = time_s(lambda: native(*one))
 print(f"native {format_seconds(native_s)}: {eager_s / native_s:.0f} times faster than eager")
 program = native.source.splitlines()
 at = next(i for i, line in enumerate(program) if line.startswith("def step"))
-print(f"\nlines {at + 1} to {at + 40} of {len(program)}:\n")
-print("\n".join(program[at : at + 40]))
+end = max(i for i in range(at, at + 40) if not program[i])  # where a launch ends
+print(f"\nlines {at + 1} to {end} of {len(program)}:\n")
+print("\n".join(program[at:end]))
 
 # %% [markdown]
+# A comment says which launch it is. Then come names for the addresses of its operands, and the
+# call: from which item to which, and lesson 2's block of words, addresses first, then sizes. The
+# head of the file (`print(native.source)`) says what each kernel does and what its words are.
+#
 # A good part of what is left is no longer the step but the call: two arrays are checked and copied
 # in.
+#
+# ### Fewer launches
+#
+# Since all launches are known, one can look at two of them at once. If one writes rows that the
+# next one reads row by row (a residual sum and the norm behind it), both can be done for a few rows
+# before going on to the next few: what the first has written is then still in the cache, and need
+# not come back from memory. That is *fusion*. The MLP has nothing to fuse; lesson 4's GPT has:
+
+
+# %%
+def gpt_step(fuse):
+    """A captured training step of a GPT with two blocks; returns its plan and its losses."""
+    config = nn.GPTConfig(vocab_size=65, context=64, layers=2, heads=4, width=128)
+    gpt = nn.GPT(config, rng=np.random.default_rng(0))
+    optimizer = SGD(gpt.parameters(), learning_rate=0.1)
+
+    def one_step(inputs, targets):
+        optimizer.zero_grad()
+        loss = gpt.loss(inputs, targets)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    windows = np.random.default_rng(1).integers(0, 65, (8, 65))
+    captured = capture(one_step, fuse=fuse)
+    losses = [captured(windows[:, :-1], windows[:, 1:]).item() for _ in range(5)]
+    return captured.plan, losses
+
+
+apart, losses_apart = gpt_step(fuse=False)
+fused, losses_fused = gpt_step(fuse=True)
+for what, plan in (("apart", apart), ("fused", fused)):
+    moved = format_bytes(plan.cost.size_bytes)
+    print(f"{what}: {len(plan.launches)} launches that move {moved}")
+print("the same losses, bit for bit:", losses_apart == losses_fused, "\n")
+print("\n".join(fused.text().splitlines()[1:4]))
+
+# %% [markdown]
+# In the plan such launches are one, with a name made of theirs (`add_layer_norm`); in the generated
+# program they are one call of a body named `STAGES`, whose words list the bodies that it goes
+# through. Those are the same as before, so the bits are, too. `baremetal inspect` writes the
+# program of any GPT or Llama into a file, `step.py`, with its plan and its pictures beside it, and
+# `baremetal inspect --compare-fusions` times the step with and without each fusion.
 
 # %% [markdown]
 # ## Predict, then run
@@ -645,9 +697,10 @@ else:
 print(step_table(micro))
 
 # %% [markdown]
-# Read the last row first. In a scan, JAX needs about a microsecond for the step: what it compiled
-# is as lean as anybody's. What takes many times as long is calling it. So say it precisely:
-# *against a jitted step called in a loop, as training loops are written*.
+# Read the last row first: there JAX wins. In a scan it needs about a microsecond for the step, less
+# than ours takes, which is called each time: what JAX compiled is as lean as anybody's. What takes
+# many times as long is calling it. So say it precisely: *against a jitted step called in a loop, as
+# training loops are written*.
 #
 # Now all sizes, with PyTorch. This is always the recorded run.
 

@@ -556,13 +556,14 @@ figure = arena_figure(plans["none"], "One step, everything kept")
 show(
     figure,
     "Six blocks up, six blocks down; at the end the optimiser, which needs next to nothing. The "
-    "rectangles are where the buffers lie, the line is how much of them is alive. Nothing lies "
-    "above the line's summit: the plan could not be smaller.",
+    "rectangles are where the buffers lie, coloured by the kind of kernel that made them; the line "
+    "is how much of them is alive. Nothing lies above the line's summit: the plan could not be "
+    "smaller.",
 )
 
 # %%
 figure = arena_figure(plans["block"], "The same step, every block done again")
-figure.axes[0].set_ylim(0, plans["none"].memory.planned_bytes / 1e6 * 1.25)
+figure.axes[0].set_ylim(0, plans["none"].memory.planned_bytes / 1e6 * 1.3)
 show(
     figure,
     "The same scale. On the way up only a thin layer of each block stays. On the way down each "

@@ -65,14 +65,16 @@ for row, (E, M) in enumerate(sizes.values()):
     for bit in range(1 + E + M):
         colour = MUTED if bit == 0 else PALETTE[1] if bit <= E else PALETTE[0]
         axes.add_patch(Rectangle((bit, row), 0.88, 0.7, color=colour))
+        letter = "s" if bit == 0 else "e" if bit <= E else "m"
+        axes.text(bit + 0.44, row + 0.35, letter, ha="center", va="center", color="white")
 axes.grid(False)
 axes.set(xlim=(0, 32), ylim=(len(sizes), -0.3), xticks=[])
 axes.set_yticks(np.arange(len(sizes)) + 0.35, sizes)
 caption(axes, "The bits of a number", "", "")
 show(
     figure,
-    "Grey: the sign. Orange: the exponent. Blue: the mantissa. bfloat16 is float32 cut off after "
-    "16 bits: it reaches as far and lies less close. float16 has more mantissa and less reach.",
+    "s: the sign. e: the exponent. m: the mantissa. bfloat16 is float32 cut off after 16 bits: it "
+    "reaches as far and lies less close. float16 has more mantissa and less reach.",
 )
 
 # %% [markdown]

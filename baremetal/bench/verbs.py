@@ -214,21 +214,41 @@ def _run_link(given: LinkOptions) -> None:
 
 
 class Benchmark(NamedTuple):
-    """What it measures in a line, its options, and how to run it with them."""
+    """What it measures in a line, an example, its options, and how to run it with them."""
 
     summary: str
+    example: str
     options: type
     run: Callable[[Any], None]
 
 
 BENCHMARKS = {
-    "step": Benchmark("one training step beside the peers'", StepOptions, _run_step),
-    "overhead": Benchmark("that for all sizes: the curve", OverheadOptions, _run_overhead),
-    "launches": Benchmark("what one launch costs", LaunchesOptions, _run_launches),
-    "link": Benchmark("a message between two processes", LinkOptions, _run_link),
-    "train": Benchmark("the default run to its end", TrainOptions, _run_train),
+    "step": Benchmark(
+        "one training step beside the peers'",
+        "baremetal bench step --model small --against torch,jax",
+        StepOptions,
+        _run_step,
+    ),
+    "overhead": Benchmark(
+        "that for all sizes: the curve",
+        "baremetal bench overhead --from recorded --plot overhead.png",
+        OverheadOptions,
+        _run_overhead,
+    ),
+    "launches": Benchmark(
+        "what one launch costs", "baremetal bench launches", LaunchesOptions, _run_launches
+    ),
+    "link": Benchmark(
+        "a message between two processes", "baremetal bench link", LinkOptions, _run_link
+    ),
+    "train": Benchmark(
+        "the default run to its end", "baremetal bench train --steps 500", TrainOptions, _run_train
+    ),
     "precision": Benchmark(
-        "one training in 32, 16, 8 and 4 bits", PrecisionOptions, _run_precision
+        "one training in 32, 16, 8 and 4 bits",
+        "baremetal bench precision --precisions bf16,nvfp4 --steps 100",
+        PrecisionOptions,
+        _run_precision,
     ),
 }
 

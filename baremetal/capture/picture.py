@@ -64,9 +64,10 @@ def arena_figure(plan: Plan, title: str = "") -> Figure:
     ]
     axes.legend(
         [*handles, line], [*by_family, "alive"], loc="upper center", fontsize=style.SMALL_PT,
-        ncols=4, frameon=False,
+        ncols=4, frameon=False, title="buffers, by the kernels that made them",
+        title_fontsize=style.SMALL_PT,
     )  # fmt: skip
     axes.set_xlim(-0.5, len(plan.launches) - 0.5)
     # More on top: the names stand above the mountain, not on it.
-    axes.set_ylim(0, max(plan.memory.planned_bytes / MB, 1e-9) * 1.25)
+    axes.set_ylim(0, max(plan.memory.planned_bytes / MB, 1e-9) * 1.3)
     return figure

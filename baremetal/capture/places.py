@@ -211,7 +211,7 @@ def _remark(launch: RecordedLaunch) -> str:
     cost = launch.cost
     return (
         f"{launch.kernel.name}: {operands}; "
-        f"{format_count(cost.flops)}FLOP, {format_bytes(cost.size_bytes)}"
+        f"{format_count(cost.flops, 'FLOP')}, {format_bytes(cost.size_bytes)}"
     )
 
 

@@ -94,7 +94,8 @@ class Plan:
         width = max((len(launch.kernel.name) for launch in self.launches), default=0)
         for number, launch in enumerate(self.launches):
             operands = " ".join(self._place(operand) for operand in launch.operands)
-            cost = f"{format_count(launch.cost.flops)}FLOP {format_bytes(launch.cost.size_bytes)}"
+            flops, size_bytes = launch.cost.flops, launch.cost.size_bytes
+            cost = f"{format_count(flops, 'FLOP')}, {format_bytes(size_bytes)}"
             lines.append(f"{number:5d}  {launch.kernel.name:{width}s} {cost:24s} {operands}")
         return lines
 

@@ -17,6 +17,7 @@ from baremetal.comm.faults import MessageFault, Wrong
 from baremetal.comm.layout import Lane, Layout, make_layout
 from baremetal.comm.leftovers import sweep_leftovers
 from baremetal.comm.link_queue import LinkQueue, Transfer
+from baremetal.comm.shared_memory import SharedMemory
 
 __all__ = [
     "AbortedError",
@@ -35,6 +36,7 @@ __all__ = [
     "Receiver",
     "Sender",
     "SequenceError",
+    "SharedMemory",
     "Transfer",
     "VirtualClock",
     "WaitingFor",

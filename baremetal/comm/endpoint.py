@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from baremetal.comm.board import Board
 from baremetal.comm.counts import Counts
 from baremetal.comm.errors import AbortedError
@@ -73,6 +75,12 @@ class Exchange:
         self.address = Address(name, layout)
         self.board = Board(self._memory.bytes, layout.ranks)
 
+    @property
+    def memory(self) -> np.ndarray:
+        """(size_bytes,) uint8, the whole segment."""
+        assert self._memory is not None
+        return self._memory.bytes
+
     def close(self) -> None:
         """Remove the segment; ranks that still have it mapped keep it until they end."""
         if self._memory is not None:
@@ -104,6 +112,7 @@ class Endpoint:
         senders, receivers: by the number of the lane.
         counts: what happened.
         board: the run's.
+        memory: (size_bytes,) uint8, the whole segment.
     """
 
     def __init__(
@@ -125,7 +134,8 @@ class Endpoint:
         self.waiting = Waiting(self.board, rank, spins, counts=self.counts)
         self.senders: dict[int, RingSender] = {}
         self.receivers: dict[int, RingReceiver] = {}
-        queues = LinkQueues(rank, links or {}, seed)
+        self.memory = memory
+        self._queues = queues = LinkQueues(rank, links or {}, seed)
         offsets = layout.offsets()
         for number, lane in enumerate(layout.lanes):
             part = memory[offsets[number] : offsets[number + 1]]
@@ -143,6 +153,11 @@ class Endpoint:
                 self.senders[number] = RingSender(number, lane, part, self.waiting, queue)
         if parent is not None:
             self.waiting.duties.append(parent_watch(parent, rank))
+
+    def begin_phase(self, seed: int) -> None:
+        """Modelled time begins anew: every link that leads away from here is free, its messages
+        count from 0, and what becomes of them is drawn from this seed."""
+        self._queues.begin_phase(seed)
 
     def drain(self) -> None:
         """Return when nothing that this rank has sent can be asked for again."""
@@ -174,6 +189,11 @@ class LinkQueues:
             link = self._links.get((self._rank, dst), INSTANT)
             self._queues[dst] = LinkQueue(link, self._rank, dst, self._seed)
         return self._queues[dst]
+
+    def begin_phase(self, seed: int) -> None:
+        """All of them are free again."""
+        for queue in self._queues.values():
+            queue.begin_phase(seed)
 
 
 def parent_watch(parent: Any, rank: int) -> Callable[[], None]:

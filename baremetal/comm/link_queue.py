@@ -73,6 +73,11 @@ class LinkQueue:
         self.sequence += 1
         return Transfer(depart_ps, self.free_ps, self.free_ps + link.latency_ps + jitter_ps)
 
+    def begin_phase(self, seed: int) -> None:
+        """The link is free, and its messages count from 0, with another seed."""
+        self.seed = seed
+        self.free_ps = self.sequence = 0
+
     def occupy(self, size_bytes: int) -> None:
         """Something that is no message of its own takes its time on the link: a duplicate."""
         self.free_ps += self.link.occupancy_ps(size_bytes)

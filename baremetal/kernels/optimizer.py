@@ -9,7 +9,7 @@ be replayed with another learning rate. Its slots are named below.
 
 The order within a step:
 
-    square_sum(gradients, partial, squares)       Σ g², exact to the last bits, in any thread count
+    square_sum(gradients, ..., squares)           Σ g² of each parameter, in any thread count
     clip_factor(squares, loss, scalars)           norm, factor, and the gate
     adamw(...) or sgd_momentum(...)               one pass
     adjust_loss_scale(scalars, clean_steps)       if it is dynamic: for the next step
@@ -30,6 +30,7 @@ m and v start at zero and are too small at first; dividing by 1 - βᵗ corrects
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -49,31 +50,48 @@ SCALARS = 7
 SQUARE_SUM_BLOCK = 8192  # elements whose squares are summed into one partial sum
 
 
-def square_sum_blocks(size: int) -> int:
-    """How many partial sums `square_sum` needs for an array of this many elements."""
-    return -(-size // SQUARE_SUM_BLOCK)
+def square_sum_blocks(parts: Iterable[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Parts of a flat array, from `start` to `stop` - 1 each, as tables for `square_sum`.
+
+    Returns:
+        blocks (n, 2) int64, the start and stop of pieces of at most SQUARE_SUM_BLOCK elements, and
+        ends (parts,) int64, how many of them there are up to the end of each part.
+    """
+    blocks: list[tuple[int, int]] = []
+    ends = []
+    for start, stop in parts:
+        for begin in range(start, stop, SQUARE_SUM_BLOCK):
+            blocks.append((begin, min(begin + SQUARE_SUM_BLOCK, stop)))
+        ends.append(len(blocks))
+    return np.array(blocks, np.int64).reshape(-1, 2), np.array(ends, np.int64)
 
 
 @kernel(writes=("partial", "out"))
-def square_sum(x: np.ndarray, partial: np.ndarray, out: np.ndarray) -> None:
-    """out (1,) = Σ x², accumulated in float64, the same bits for any number of threads.
+def square_sum(
+    x: np.ndarray, blocks: np.ndarray, ends: np.ndarray, partial: np.ndarray, out: np.ndarray
+) -> None:
+    """out (parts,) = Σ x² over each part of x, in float64, the same bits for any thread count.
 
-    Blocks of SQUARE_SUM_BLOCK elements are summed into `partial` (square_sum_blocks(x.size),),
-    and these in their order into `out`; both float64, overwritten. Kernels allocate nothing, so
-    the memory for the partial sums is an argument.
+    Blocks of elements are summed into `partial` (n,), and these in their order into `out`; both
+    float64, overwritten. Kernels allocate nothing, so the memory for the partial sums is an
+    argument. `square_sum_blocks` makes the tables `blocks` and `ends`. A part's sum depends on
+    nothing outside it: of a model that is cut in two, each half's optimiser finds the same numbers
+    as one that has all of it.
     """
     flat = x.reshape(-1)
     with np.errstate(over="ignore"):
-        for block in range(square_sum_blocks(x.size)):
-            start = block * SQUARE_SUM_BLOCK
-            values = flat[start : start + SQUARE_SUM_BLOCK].astype(np.float64)
+        for block, (start, stop) in enumerate(blocks.tolist()):
+            values = flat[start:stop].astype(np.float64)
             partial[block] = np.dot(values, values)
-        out[0] = sum(partial.tolist())
+        begin = 0
+        for part, end in enumerate(ends.tolist()):
+            out[part] = sum(partial[begin:end].tolist())
+            begin = end
 
 
 @square_sum.costs
-def _(x, partial, out) -> Cost:
-    return Cost(2 * x.size + partial.size, moved(x, partial, partial, out))
+def _(x, blocks, ends, partial, out) -> Cost:
+    return Cost(2 * x.size + partial.size, moved(x, blocks, ends, partial, partial, out))
 
 
 @kernel(writes=("scalars",))

@@ -105,9 +105,43 @@ def find(kind: str, name_or_path: str) -> Entry:
     if wanted not in by_name:
         raise MachineError(
             f"unknown {kind} '{name_or_path}': {nearest(wanted, by_name)}there are "
-            f"{', '.join(sorted(entry.thing.name for entry in entries(kind)))}; or give a TOML file"
+            f"{', '.join(entry.thing.name for entry in entries(kind))}; or give a TOML file"
+            + (" ('baremetal machine measure' writes this computer's)" if kind == "chip" else "")
         )
     return by_name[wanted]
+
+
+def find_any(name_or_path: str, kind: str = "") -> Entry:
+    """The description called so, of this kind or, if none is given, of the first that has one.
+
+    Raises:
+        MachineError: unknown, or the file is wrong.
+    """
+    if _is_path(name_or_path):
+        path = Path(name_or_path)
+        tables = read_tables(path, name_or_path, tuple(KINDS))
+        return _read(path, name_or_path, kind or next(iter(tables)))
+    kinds = [kind] if kind else list(KINDS)
+    wanted = _plain(name_or_path)
+    for each in kinds:
+        if wanted in _names(each):
+            return _names(each)[wanted]
+    known = {name for each in kinds for name in _names(each)}
+    raise MachineError(
+        f"unknown {kind or 'name'} '{name_or_path}': {nearest(wanted, known)}"
+        "'baremetal machine list' shows all; or give a TOML file"
+    )
+
+
+def check_kind(kind: str) -> str:
+    """The kind, if there is such a one.
+
+    Raises:
+        MachineError: there is not.
+    """
+    if kind not in KINDS:
+        raise MachineError(f"unknown kind '{kind}': there are {', '.join(KINDS)}")
+    return kind
 
 
 def entries(kind: str) -> list[Entry]:
@@ -126,7 +160,7 @@ def read_file(path: str | Path, kind: str) -> Entry:
 
 @cache
 def _shipped(kind: str) -> tuple[Entry, ...]:
-    files = sorted((DATA / KINDS[kind].folder).glob("*.toml"))
+    files = sorted((DATA / KINDS[kind].folder).glob("*.toml"), key=lambda path: path.stem)
     return tuple(_read(path, path.name, kind) for path in files)
 
 

@@ -7,9 +7,9 @@ seed of the run, the sender, the receiver, and its number on their link. Whoever
 order, hears the same.
 
 The function is a hash. The words are absorbed one by one into 32 bits of state, and each time the
-state is mixed so that every bit of it depends on every bit before; the mixer is C. Wellons'
-`lowbias32` (https://nullprogram.com/blog/2018/07/31/): on average a changed bit flips half of the
-bits of the result, to within 0.0011 of a bit.
+state is mixed so that every bit of it depends on every bit before. The mixer is C. Wellons'
+`lowbias32` ("Prospecting for Hash Functions", 2018, https://nullprogram.com/blog/2018/07/31/),
+found by a search for the constants with which a changed bit most nearly flips half of the others.
 
 32 bits, although words of 64 would be usual, for a reason: the product of two 32-bit numbers, and
 a mask, give the same in Python's unbounded integers and in a machine's wrapping 64-bit ones. So

@@ -90,6 +90,10 @@ class Link:
         bits = size_bytes * BITS_PER_BYTE
         return self.overhead_ps + ceil_div(bits * PS_PER_S, self.bandwidth_bps)
 
+    def transfer_ps(self, size_bytes: int) -> int:
+        """From the departure of a message to its arrival, if it is neither late nor lost."""
+        return self.occupancy_ps(size_bytes) + self.latency_ps
+
     def busy_ps(self, size_bytes: int, losses: int = 0) -> int:
         """How long the link is taken by a message that is lost `losses` times before it arrives."""
         again_ps = losses * self.retransmit_timeout_ps
@@ -144,6 +148,6 @@ def read_link(table: Table, find: Find) -> Link:
 
 
 def _bandwidth(table: Table) -> int | None:
-    if table.is_text("bandwidth", UNLIMITED):
+    if table.says("bandwidth", UNLIMITED):
         return None
     return table.quantity("bandwidth", BIT_RATE, positive=True)

@@ -12,8 +12,8 @@ sources:
     cx8 = "NVIDIA, ConnectX-8 SuperNIC User Manual, introduction"
     nccl = "NVIDIA/nccl, src/graph/tuning.cc: hardware latencies"
 
-A source is one word, which `[sources]` explains, or a sentence. Whoever describes a machine of
-their own may leave it out and write `latency = "2.7 us"` alone.
+A source is one word, which `[sources]` explains, or speaks for itself: a sentence, or an address.
+Whoever describes a machine of their own may leave it out and write `latency = "2.7 us"` alone.
 
 A `Table` is asked for its fields one by one and remembers for which, so that what nobody asked for
 is found: a misspelt key would otherwise be a default that nobody chose. Every refusal names the
@@ -56,7 +56,7 @@ class Table:
         Raises:
             MachineError: missing, or not such a quantity.
         """
-        value = self._number(field, kind.parse, f'such as {field} = "{kind.example}"')
+        value = self._number(field, kind.parse, f'a line such as {field} = "{kind.example}"')
         if positive and value == 0:
             raise self.refusal(field, f'is zero; expected a quantity such as "{kind.example}"')
         return value
@@ -77,8 +77,8 @@ class Table:
         """
         return self.quantity(field, kind, positive=True) if field in self else None
 
-    def is_text(self, field: str, word: str) -> bool:
-        """Whether a field says this word instead of a quantity; its source is noted."""
+    def says(self, field: str, word: str) -> bool:
+        """Whether a field has this word in place of a quantity; then its source is noted."""
         value = self._values.get(field)
         said = value.get("value") if isinstance(value, dict) else value
         return said == word and self._number(field, lambda _: True, "")
@@ -89,7 +89,7 @@ class Table:
         Raises:
             MachineError: missing, or not from 0 to 1.
         """
-        return self._number(field, parse_share, f'such as {field} = "65 %"')
+        return self._number(field, parse_share, f'a line such as {field} = "65 %"')
 
     def ratio(self, field: str) -> Fraction:
         """A ratio to one that must be there, such as ``"3 : 2"`` or ``"2 : 1"``.
@@ -97,7 +97,7 @@ class Table:
         Raises:
             MachineError: missing, or no such ratio.
         """
-        return self._number(field, parse_ratio, f'such as {field} = "2 : 1"')
+        return self._number(field, parse_ratio, f'a line such as {field} = "2 : 1"')
 
     def count(self, field: str, *, at_least: int = 0) -> int:
         """A whole number that must be there.
@@ -111,7 +111,7 @@ class Table:
                 raise MachineError(f"{value!r} is no whole number of at least {at_least}")
             return value
 
-        return self._number(field, parse, f"such as {field} = {max(at_least, 8)}")
+        return self._number(field, parse, f"a line such as {field} = {max(at_least, 8)}")
 
     def text(self, field: str, default: str | None = None) -> str:
         """A string; one that must be there, unless there is a default.
@@ -121,7 +121,7 @@ class Table:
         """
         if default is not None and field not in self:
             return default
-        value = self._take(field, f'such as {field} = "..."')
+        value = self._take(field, f'a line such as {field} = "..."')
         if not isinstance(value, str) or not value.strip():
             raise self.refusal(field, f"{value!r} is no text; expected a string in quotes")
         return value
@@ -229,13 +229,18 @@ class Table:
         source = pair.get("source", NOT_STATED)
         if not isinstance(source, str) or not source.strip():
             raise self.refusal(field, f"source {source!r} is no text")
-        if " " not in source and source not in self._known_sources:
+        if is_word(source) and source not in self._known_sources:
             raise self.refusal(
                 field,
                 f"source '{source}' is not in [sources]: "
                 f"{nearest(source, self._known_sources)}add it there, or write a sentence",
             )
         return pair["value"], self._known_sources.get(source, source)
+
+
+def is_word(source: str) -> bool:
+    """Whether a source is a word for `[sources]` to explain: no sentence and no address."""
+    return " " not in source and "." not in source
 
 
 def read_tables(path: Path, shown: str, kinds: tuple[str, ...]) -> dict[str, Table]:
@@ -269,7 +274,7 @@ def _load(path: Path, shown: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise MachineError(f"{shown} is not UTF-8: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOML's own, an endless number, deep nesting
         raise MachineError(f"{shown} is not valid TOML: {error}") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__

@@ -33,7 +33,10 @@ from baremetal.machine.errors import MachineError
 
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
-_NUMBER = re.compile(r"([+-]?)(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d{1,3})?)\s*(\S.*)?", re.ASCII)
+LARGEST = 2**62  # of every base unit: 53 days, 4 EB, 4 EFLOP/s; compiled code may still add two
+_NUMBER = re.compile(
+    r"([+-]?)(\d[\d_]{0,30}(?:\.\d{1,30})?(?:e[+-]?\d{1,2})?)\s*([A-Za-z%].*)?", re.ASCII
+)
 
 _RATIO = re.compile(r"\s*([1-9]\d*)\s*:\s*([1-9]\d*)\s*", re.ASCII)
 
@@ -67,28 +70,39 @@ class Quantity:
             MachineError: no string, no number, a negative one, another unit or none, or more
                 digits than the base unit can hold.
         """
+        shown = short(text)
         number, unit = self._parts(text)
         if unit not in self.units:
-            raise MachineError(f"{text!r} {self._wrong_unit(unit)}; {self._expected}")
+            raise MachineError(f"{shown} {self._wrong_unit(unit)}; {self._expected}")
         exact = number * self.units[unit]
         if exact.denominator != 1:
-            raise MachineError(f"{text!r} is finer than 1 {self.base}, the smallest {self.name}")
+            raise MachineError(f"{shown} is finer than 1 {self.base}, the smallest {self.name}")
+        if exact > LARGEST:
+            raise MachineError(
+                f"{shown} is more than 2^62 {self.base}: compiled code counts in 64 bits"
+            )
         return exact.numerator
 
     def show(self, value: int) -> str:
-        """`value` of the base unit as the shortest string that `parse` reads back exactly."""
-        texts = [f"{_decimal(Fraction(value, self.units[unit]))} {unit}" for unit in self.written]
-        return min(texts, key=len) if value else f"0 {self.base}"
+        """`value` of the base unit as a string that `parse` reads back exactly.
+
+        The shortest; of equally short ones that with the largest unit; none below 1 of its unit.
+        """
+        fitting = [unit for unit in self.written if self.units[unit] <= value] or [self.base]
+        largest_first = sorted(fitting, key=lambda unit: -self.units[unit])
+        texts = [f"{_decimal(Fraction(value, self.units[u]))} {u}" for u in largest_first]
+        return min(texts, key=len)
 
     def _parts(self, text: object) -> tuple[Fraction, str]:
+        shown = short(text)
         if not isinstance(text, str):
-            raise MachineError(f"{text!r} has no unit; {self._expected}")
+            raise MachineError(f"{shown} has no unit; {self._expected}")
         match = _NUMBER.fullmatch(text.strip().replace("µ", "u").replace("μ", "u"))
         if match is None:
-            raise MachineError(f"{text!r} is no {self.name.partition(' ')[2]}; {self._expected}")
+            raise MachineError(f"{shown} is no {self.name.partition(' ')[2]}; {self._expected}")
         sign, digits, unit = match.groups()
         if sign == "-":
-            raise MachineError(f"{text!r} is negative; {self._expected}")
+            raise MachineError(f"{shown} is negative; {self._expected}")
         return Fraction(digits.replace("_", "")), unit or ""
 
     def _wrong_unit(self, unit: str) -> str:
@@ -112,6 +126,7 @@ def _decimal(value: Fraction) -> str:
     return str(whole) if not digits else f"{whole // 10**digits}.{whole % 10**digits:0{digits}d}"
 
 
+_UP_TO_PETA = {prefix: factor for prefix, factor in _DECIMAL.items() if prefix != "E"}
 _SECONDS = {"ps": 1, "ns": 10**3, "us": 10**6, "ms": 10**9, "s": 10**12}
 _BYTES = _prefixed("B", _DECIMAL | _BINARY)
 _BYTE_RATES = _prefixed("B/s", _DECIMAL)
@@ -122,7 +137,7 @@ _WATTS = _prefixed("W", {key: _DECIMAL[key] for key in ("", "k", "M", "G")})
 DURATION = Quantity("a duration", "ps", _SECONDS, tuple(_SECONDS), "1.5 us")
 SIZE = Quantity("a size", "B", _BYTES, tuple(_BYTES), "288 GB")
 BIT_RATE = Quantity(
-    "a rate of a link", "b/s", _BIT_RATES | _prefixed("B/s", _DECIMAL, 8),
+    "a rate of a link", "b/s", _BIT_RATES | _prefixed("B/s", _UP_TO_PETA, 8),
     tuple(_prefixed("b/s", _DECIMAL)), "800 Gb/s",
 )  # fmt: skip
 BYTE_RATE = Quantity("a rate of memory", "B/s", _BYTE_RATES, tuple(_BYTE_RATES), "8 TB/s")
@@ -130,6 +145,11 @@ FLOP_RATE = Quantity(
     "a rate of arithmetic", "FLOP/s", _FLOP_RATES, tuple(_FLOP_RATES), "2.5 PFLOP/s"
 )
 POWER = Quantity("a power", "W", _WATTS, tuple(_WATTS), "1.4 kW")
+
+
+def short(value: object) -> str:
+    """A value in quotes, cut to fit into a message."""
+    return f"{value!r:.80}"
 
 
 def parse_share(value: object) -> Fraction:
@@ -144,7 +164,9 @@ def parse_share(value: object) -> Fraction:
         if match is not None and match[3] in (None, "%"):
             share = Fraction(match[1] + match[2].replace("_", "")) / (100 if match[3] else 1)
     if share is None or not 0 <= share <= 1:
-        raise MachineError(f'{value!r} is no part of one: expected 0 to 1, or "0 %" to "100 %"')
+        raise MachineError(
+            f'{short(value)} is no part of one: expected 0 to 1, or "0 %" to "100 %"'
+        )
     return share
 
 
@@ -156,8 +178,15 @@ def parse_ratio(value: object) -> Fraction:
     """
     match = _RATIO.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise MachineError(f'{value!r} is no ratio: expected two whole numbers such as "2 : 1"')
+        raise MachineError(
+            f'{short(value)} is no ratio: expected two whole numbers such as "2 : 1"'
+        )
     return Fraction(int(match[1]), int(match[2]))
+
+
+def show_ratio(ratio: Fraction) -> str:
+    """A ratio as `parse_ratio` reads it: ``3 : 2``."""
+    return f"{ratio.numerator} : {ratio.denominator}"
 
 
 def show_share(share: Fraction) -> str:

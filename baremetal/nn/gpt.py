@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baremetal.autograd import Parameter, Tensor, ops
+from baremetal.autograd import Parameter, Tensor
 from baremetal.nn.attention import CausalSelfAttention
 from baremetal.nn.block import ResidualBlock
-from baremetal.nn.cache import KeyValueCache, LayerCache
+from baremetal.nn.cache import LayerCache
 from baremetal.nn.language_model import LanguageModel, LanguageModelConfig
 from baremetal.nn.layers import INIT_STD, Dropout, DropoutState, Embedding, LayerNorm, Linear
 from baremetal.nn.mlp import MLP
@@ -73,6 +73,7 @@ class GPT(LanguageModel):
     """
 
     config: GPTConfig
+    embedding_parts = ("token_embedding", "position_embedding", "dropout")
 
     def __init__(
         self, config: GPTConfig, *, rng: np.random.Generator, dropout_seed: int = 0
@@ -97,16 +98,7 @@ class GPT(LanguageModel):
         positions = self.position_embedding.weight
         return (positions,) if self.head is None else (positions, self.token_embedding.weight)
 
-    def forward(self, tokens: np.ndarray, cache: KeyValueCache | None = None) -> Tensor:
-        """Logits; with a cache, `tokens` (B, new) continue the sequences in it."""
-        start = 0 if cache is None else cache.length
-        self.check_tokens(tokens, start)
+    def embed(self, tokens: np.ndarray, start: int = 0) -> Tensor:
+        """The tokens' vectors plus the positions', through dropout: (B, T) -> (B, T, width)."""
         positions = np.arange(start, start + tokens.shape[1])
-        x = self.token_embedding(tokens) + self.position_embedding(positions)
-        x = self.dropout(x)
-        for index, block in enumerate(self.blocks):
-            x = block(x, None if cache is None else cache.layers[index])
-        x = self.norm(x)
-        if self.head is None:
-            return ops.linear(x, self.token_embedding.weight, None)
-        return self.head(x)
+        return self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))

@@ -10,14 +10,17 @@ they are, ours are divided by their sum. (xAI published no training code, hence 
 balance loss of theirs; ours are those of `experts.py`.)
 """
 
+import functools
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from baremetal.autograd import Tensor, checkpoint
 from baremetal.errors import BaremetalError
+from baremetal.nn.block import ResidualBlock
 from baremetal.nn.experts import Experts
-from baremetal.nn.language_model import IGNORE_INDEX
 from baremetal.nn.llama import Llama, LlamaBlock, LlamaConfig
 
 
@@ -82,24 +85,16 @@ class Grok(Llama):
     config: GrokConfig
     blocks: list[GrokBlock]
 
-    def loss(
-        self, tokens: np.ndarray, targets: np.ndarray, total: np.ndarray | float | None = None
-    ) -> Tensor:
-        """Cross-entropy, plus (while training) the blocks' mean balance loss times its weight.
+    def side_loss(self, blocks: Iterable[ResidualBlock], share: float) -> Tensor | None:
+        """The balance losses of these blocks' last forward, weighted; None while not training.
 
-        With `total`, the balance term is scaled as the cross-entropy is: by this microbatch's
-        share of the tokens that count.
+        Of one microbatch it is, as the cross-entropy is, its share of the tokens that count.
         """
-        loss = super().loss(tokens, targets, total)
         if not self.training or self.config.balance_weight == 0:
-            return loss
-        share = 1.0
-        if total is not None:
-            share = int((targets != IGNORE_INDEX).sum()) / float(np.asarray(total).item())
-        weight = self.config.balance_weight * share / len(self.blocks)
-        for block in self.blocks:
-            loss = loss + block.mlp.take_balance_loss() * weight
-        return loss
+            return None
+        weight = self.config.balance_weight * share / self.config.layers
+        terms = [block.mlp.take_balance_loss() * weight for block in blocks]
+        return functools.reduce(operator.add, terms)
 
     @property
     def dropped(self) -> int:

@@ -10,7 +10,7 @@ et al., "Scaling Laws for Neural Language Models", 2020, and the appendix of A. 
 "PaLM", 2022.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from baremetal.errors import BaremetalError
 from baremetal.nn.attention import check_heads
 from baremetal.nn.block import Recompute, ResidualBlock, check_policy
 from baremetal.nn.cache import KeyValueCache
+from baremetal.nn.layers import Embedding, Linear
 from baremetal.nn.module import Module
 
 IGNORE_INDEX = -100  # PyTorch's customary "no target here"
@@ -54,6 +55,11 @@ class LanguageModel(Module):
     """Whether every step has the same launches, so that it can be captured (a router has not)."""
 
     blocks: Sequence[ResidualBlock]
+    token_embedding: Embedding
+    norm: Module
+    head: Linear | None  # None: the token embedding is the output matrix, too
+    embedding_parts: Sequence[str] = ("token_embedding",)
+    """The attributes that `embed` uses; `unembed` uses `output_parts`."""
 
     def __init__(self, config: LanguageModelConfig) -> None:
         self.config = config
@@ -85,6 +91,36 @@ class LanguageModel(Module):
         """Parameters that are only looked up, never multiplied with: they cost no FLOP."""
         return ()
 
+    @property
+    def output_parts(self) -> Sequence[str]:
+        """The attributes that `unembed` uses: a pipeline's last stage has them and few others."""
+        return ("norm", "head") if self.head is not None else ("norm", "head", "token_embedding")
+
+    def embed(self, tokens: np.ndarray, start: int = 0) -> Tensor:
+        """What the first block works on: (B, T) int -> (B, T, width).
+
+        Args:
+            tokens: the ids.
+            start: the position of the first of them in its sequence.
+        """
+        return self.token_embedding(tokens)
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """What the last block made, normed, as logits: (B, T, width) -> (B, T, vocab_size)."""
+        x = self.norm(x)
+        if self.head is None:
+            return ops.linear(x, self.token_embedding.weight, None)
+        return self.head(x)
+
+    def forward(self, tokens: np.ndarray, cache: KeyValueCache | None = None) -> Tensor:
+        """Logits; with a cache, `tokens` (B, new) continue the sequences in it."""
+        start = 0 if cache is None else cache.length
+        self.check_tokens(tokens, start)
+        x = self.embed(tokens, start)
+        for index, block in enumerate(self.blocks):
+            x = block(x, None if cache is None else cache.layers[index])
+        return self.unembed(x)
+
     def loss(
         self, tokens: np.ndarray, targets: np.ndarray, total: np.ndarray | float | None = None
     ) -> Tensor:
@@ -101,7 +137,21 @@ class LanguageModel(Module):
             BaremetalError: the tokens do not fit the context, or are not in the vocabulary.
         """
         logits = self(tokens)
-        return ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, total=total)
+        loss = ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, total=total)
+        share = 1.0
+        if total is not None and not self.is_static:  # (a captured step must not read `total`)
+            share = int((targets != IGNORE_INDEX).sum()) / float(np.asarray(total).item())
+        side_loss = self.side_loss(self.blocks, share)
+        return loss if side_loss is None else loss + side_loss
+
+    def side_loss(self, blocks: Iterable[ResidualBlock], share: float) -> Tensor | None:
+        """What these blocks add to the loss, besides what the logits say; None if nothing.
+
+        Args:
+            blocks: some of the model's, after their forward.
+            share: of the tokens that the loss is a mean over, those of this (micro)batch.
+        """
+        return None
 
     def new_cache(self, batch: int = 1) -> KeyValueCache:
         """An empty key-value cache for `batch` sequences, of the parameters' dtype and device."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baremetal.autograd import Parameter, Tensor, ops
+from baremetal.autograd import Parameter, Tensor
 from baremetal.errors import BaremetalError
 from baremetal.nn.attention import CausalSelfAttention, check_heads, rotary_tables
 from baremetal.nn.block import ResidualBlock
-from baremetal.nn.cache import KeyValueCache, LayerCache
+from baremetal.nn.cache import LayerCache
 from baremetal.nn.language_model import LanguageModel, LanguageModelConfig
 from baremetal.nn.layers import INIT_STD, Embedding, Linear, RMSNorm
 from baremetal.nn.mlp import SwiGLU
@@ -120,14 +120,3 @@ class Llama(LanguageModel):
     @property
     def lookup_tables(self) -> Sequence[Parameter]:
         return () if self.head is None else (self.token_embedding.weight,)
-
-    def forward(self, tokens: np.ndarray, cache: KeyValueCache | None = None) -> Tensor:
-        """Logits; with a cache, `tokens` (B, new) continue the sequences in it."""
-        self.check_tokens(tokens, 0 if cache is None else cache.length)
-        x = self.token_embedding(tokens)
-        for index, block in enumerate(self.blocks):
-            x = block(x, None if cache is None else cache.layers[index])
-        x = self.norm(x)
-        if self.head is None:
-            return ops.linear(x, self.token_embedding.weight, None)
-        return self.head(x)

@@ -4,8 +4,8 @@ Everything that changes from step to step (learning rate, step count, clip facto
 the gate that keeps a non-finite update away from the weights) lives in one small buffer on the
 device, not in Python: a recorded step can then be replayed with new values in it.
 
-A step is three launches over flat memory: the sum of squares of all gradients, the clip factor
-and gate from it, and the update.
+A step is three launches over flat memory: the sum of squares of every gradient, the clip factor
+and gate from these, and the update.
 
     optimizer.zero_grad()
     loss = model.loss(inputs, targets)
@@ -35,11 +35,17 @@ class Group(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """What `clip` was asked, and how many backward passes there had been."""
+    """What `clip` was asked, and how many backward passes there had been.
+
+    `is_whole`: it measured all gradients itself, and could do so again. `is_recorded`: a replay
+    will repeat the call, and this object will know nothing of it.
+    """
 
     max_norm: float
     loss: np.ndarray
     backward_passes: int
+    is_whole: bool
+    is_recorded: bool
 
 
 class Span(NamedTuple):
@@ -76,6 +82,7 @@ class Optimizer:
         spans: which stretch of the arena each group is.
         moments: the flat running averages, by name.
         scalars: the float64 device buffer; its slots are named in `kernels/optimizer.py`.
+        square_sums: what `measure` found last.
 
     Raises:
         BaremetalError: no parameters, one in two groups or on another device, or a number out of
@@ -100,10 +107,24 @@ class Optimizer:
         self.arena = ParameterArena([p for g in self.groups for p in g.parameters], device)
         self.spans = self._spans()
         self.moments = {name: self.arena.like() for name in self.moment_names}
-        self._square_sum = device.full(1, 0.0, np.float64)
-        self._partial = device.full(kernels.square_sum_blocks(self.arena.size), 0.0, np.float64)
+        self.square_sums = device.full(len(self.arena.places), 0.0, np.float64)
+        self._blocks, self._ends = kernels.square_sum_blocks(
+            (self.arena.places[i].start, self.arena.places[i].stop) for i in self._by_name()
+        )
+        self._partial = device.full(len(self._blocks), 0.0, np.float64)
         self._no_loss = device.full(1, 0.0, np.float64)  # what `clip` looks at without a loss
         self._measured: Measurement | None = None  # what clip() has seen of this step
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters' names, sorted: what `square_sums` belongs to, entry by entry."""
+        labels = _labels([place.parameter for place in self.arena.places])
+        return [labels[i] for i in self._by_name()]
+
+    def _by_name(self) -> list[int]:
+        """The numbers of the arena's places in the order of their parameters' names."""
+        labels = _labels([place.parameter for place in self.arena.places])
+        return sorted(range(len(labels)), key=labels.__getitem__)
 
     def _spans(self) -> list[Span]:
         places = iter(self.arena.places)
@@ -158,7 +179,7 @@ class Optimizer:
 
         For whoever shows a step to a reader; `state_dict` is for resuming.
         """
-        named = {"optimizer.scalars": self.scalars, "optimizer.square_sum": self._square_sum}
+        named = {"optimizer.scalars": self.scalars, "optimizer.square_sums": self.square_sums}
         for (parameter, _, _), grad in zip(
             self.arena.places, self.arena.split(self.arena.grad), strict=True
         ):
@@ -179,37 +200,79 @@ class Optimizer:
         for parameter, _, _ in self.arena.places:
             parameter.zero_grad()
 
-    def clip(self, max_norm: float, loss: Tensor | np.ndarray | float | None = None) -> None:
+    def measure(self) -> np.ndarray:
+        """The sum of squares of every parameter's gradient, in float64, in the order of `names`.
+
+        A parameter's sum depends on nothing but its gradient, and the norm adds them up in the
+        order of names: it has the same bits however a model is divided among optimisers.
+
+        Returns:
+            (parameters,), the optimiser's own memory.
+
+        Raises:
+            BaremetalError: a parameter has left the arena.
+        """
+        self.arena.collect_gradients()
+        self.device.launch(
+            kernels.square_sum,
+            self.arena.grad, self._blocks, self._ends, self._partial, self.square_sums,
+        )  # fmt: skip
+        return self.square_sums
+
+    def clip(
+        self,
+        max_norm: float,
+        loss: Tensor | np.ndarray | float | None = None,
+        *,
+        square_sums: np.ndarray | None = None,
+    ) -> None:
         """Measure the global gradient norm, set the clip factor, and gate a non-finite update.
 
         Args:
             max_norm: gradients are scaled so that their global norm is at most this; 0 only
                 measures and gates.
             loss: closes the gate too if it is not finite.
+            square_sums: what to take for the gradients' sums of squares, instead of measuring:
+                (any number,) float64, those of a larger model of which this optimiser has a part.
 
         Raises:
             BaremetalError: `max_norm` is negative or NaN, or a parameter has left the arena.
         """
         if not max_norm >= 0.0:
             raise BaremetalError(f"largest gradient norm {max_norm}: expected 0 (off) or more")
-        self.arena.collect_gradients()
         watched = self._no_loss if loss is None else _as_array(loss)
-        self.device.launch(kernels.square_sum, self.arena.grad, self._partial, self._square_sum)
+        sums = self.measure() if square_sums is None else square_sums
         self.device.launch(
-            kernels.clip_factor, self._square_sum, watched, self.scalars, max_norm=float(max_norm)
+            kernels.clip_factor, sums, watched, self.scalars, max_norm=float(max_norm)
         )
-        self._measured = Measurement(max_norm, watched, self.device.backward_passes)
+        self._measured = Measurement(
+            max_norm, watched, self.device.backward_passes,
+            is_whole=square_sums is None, is_recorded=self.device.is_recorded,
+        )  # fmt: skip
 
     def step(self) -> None:
         """Update every parameter from its gradient (nothing at all if the gate is closed).
 
         Gradients that came after `clip` are measured again, with the same `max_norm`: a clip factor
         and a gate are worth nothing for gradients that they have not seen.
+
+        Raises:
+            BaremetalError: `clip` is part of a captured function and this call is not.
         """
         measured = self._measured
+        if measured is not None and measured.is_recorded and not self.device.is_recorded:
+            raise BaremetalError(
+                "clip() was called by a captured function, step() is called outside it, where the "
+                "next replay's clip() would not be known: capture both, or call both outside"
+            )
         if measured is None:
             self.clip(0.0)
         elif measured.backward_passes != self.device.backward_passes:
+            if not measured.is_whole:
+                raise BaremetalError(
+                    "gradients have changed since clip() was given their sums of squares: exchange "
+                    "these again, and clip again, before step()"
+                )
             self.clip(measured.max_norm, measured.loss)
         self._measured = None
         # t counts updates: a gated step is none, or the bias correction would be off by one.

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from baremetal.errors import BaremetalError
 
-ScheduleName = Literal["cosine", "linear", "wsd", "constant"]
+DecayName = Literal["cosine", "linear", "wsd", "constant"]
 DECAY_SHARE = 0.2  # the part of a warmup-stable-decay run that decays
 
 
@@ -25,7 +25,7 @@ def learning_rate(
     *,
     peak: float,
     steps: int,
-    schedule: ScheduleName = "cosine",
+    schedule: DecayName = "cosine",
     warmup: int = 0,
     final: float = 0.1,
 ) -> float:
@@ -41,9 +41,9 @@ def learning_rate(
     Raises:
         BaremetalError: an unknown schedule, or a number out of its range.
     """
-    if schedule not in get_args(ScheduleName):
+    if schedule not in get_args(DecayName):
         raise BaremetalError(
-            f"unknown schedule '{schedule}': choose one of {', '.join(get_args(ScheduleName))}"
+            f"unknown schedule '{schedule}': choose one of {', '.join(get_args(DecayName))}"
         )
     if step < 0 or warmup < 0 or not 0.0 <= final <= 1.0:
         raise BaremetalError(

@@ -2,6 +2,19 @@
 
 from baremetal.schedules.action import Action, Kind, Overlap, Step
 from baremetal.schedules.errors import ScheduleError
+from baremetal.schedules.generator import Generator, Share
+from baremetal.schedules.registry import SCHEDULES, make_schedule
 from baremetal.schedules.schedule import Schedule
 
-__all__ = ["Action", "Kind", "Overlap", "Schedule", "ScheduleError", "Step"]
+__all__ = [
+    "SCHEDULES",
+    "Action",
+    "Generator",
+    "Kind",
+    "Overlap",
+    "Schedule",
+    "ScheduleError",
+    "Share",
+    "Step",
+    "make_schedule",
+]

@@ -94,7 +94,7 @@ def line_figure(
     for which, logarithmic in (("x", log_x), ("y", log_y)):
         if logarithmic:
             style.log_ticks(axes, which)
-    _name_lines(axes, ends)
+    name_lines(axes, ends)
     return figure
 
 
@@ -163,8 +163,12 @@ def _draw_line(axes: Axes, line: Line, x: np.ndarray, y: np.ndarray, number: int
     return float(y[good][-1])
 
 
-def _name_lines(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
-    """Write every name right of the axes, level with its line's end as far as there is room."""
+def name_lines(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
+    """Write every name right of the axes, level with its line's end as far as there is room.
+
+    ends: (name, height of the line's end in data coordinates, colour) of each; with more than
+    twelve there is a legend instead. The axes' limits must be final.
+    """
     if len(ends) > _MOST_LABELS:
         style.figure_of(axes).legend(
             loc="outside right upper", fontsize=style.SMALL_PT - 1, frameon=False

@@ -31,6 +31,9 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 HATCHES = ("", "///", "...", "xxx")  # the second, third and fourth time round the palette
 STROKES = ("-", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))  # the same for lines
 
+# Marks tell lines apart where colours cannot; each with the letter that stands for it in a name.
+MARKERS, GLYPHS = "osD^vP*X", "●■◆▲▼✚★✖"
+
 INK, MUTED, FAINT = "#222222", "#666666", "#DDDDDD"
 WIDTH_IN = 8.0  # at 150 dots per inch, 1200 pixels: sharp at the width of a page of the docs
 DPI = 150
@@ -50,6 +53,16 @@ def hatch(number: int) -> str:
 def stroke(number: int) -> Any:
     """The same for lines: a matplotlib linestyle."""
     return STROKES[number // len(PALETTE) % len(STROKES)]
+
+
+def marker(number: int) -> str:
+    """A matplotlib marker for the number-th line, starting over after eight."""
+    return MARKERS[number % len(MARKERS)]
+
+
+def marked(name: str, number: int) -> str:
+    """The number-th line's name, with its mark in front."""
+    return f"{GLYPHS[number % len(GLYPHS)]} {name}"
 
 
 def luminance(colour: str) -> float:

@@ -70,11 +70,11 @@ def format_rate(per_second: float | None, unit: str = "FLOP/s") -> str:
     return format_si(per_second, unit)
 
 
-def format_count(count: float | None) -> str:
-    """A count: `842`, `1.23 M`, `124 M`."""
+def format_count(count: float | None, unit: str = "") -> str:
+    """A count: `842`, `1.23 M`, `124 M`; with a unit, `842 FLOP`, `1.23 MFLOP`."""
     if count is not None and abs(count) < 1000 and float(count).is_integer():
-        return str(int(count))
-    return format_si(count, "").rstrip()
+        return f"{int(count)} {unit}".rstrip()  # what is counted is never 842.0
+    return format_si(count, unit).rstrip()
 
 
 def format_percent(fraction: float | None) -> str:

@@ -150,7 +150,7 @@ def inspection_text(result: dict[str, Any]) -> str:
     comparison = result["recompute"]
     return "\n".join(
         [
-            f"one step: {plan['launches']} launches, {format_count(plan['flops'])}FLOP, "
+            f"one step: {plan['launches']} launches, {format_count(plan['flops'], 'FLOP')}, "
             f"{format_bytes(plan['bytes'])} moved",
             f"memory: {plan['buffers']} buffers, {format_bytes(plan['total_bytes'])} in all, "
             f"{format_bytes(plan['planned_bytes'])} as planned, "
@@ -163,11 +163,23 @@ def inspection_text(result: dict[str, Any]) -> str:
             "",
             summary_table(result["kernels"]),
             "",
+            *_over_the_roof(result["kernels"]),
             *([] if comparison is None else [comparison_table(comparison), ""]),
             *_comparison(result["fusions"]),
             *(f"written: {path}" for path in result["files"]),
         ]
     )
+
+
+def _over_the_roof(summary: dict[str, Any]) -> list[str]:
+    """What it means that a kernel seems faster than the machine, if one does."""
+    if all((row["roofline"] or 0.0) <= 1.0 for row in summary["rows"]):
+        return []
+    return [
+        "more than 100 % of the roofline: it met its operands in the caches, which are faster than",
+        "the memory that the roof is measured at",
+        "",
+    ]
 
 
 def _comparison(rows: list[dict[str, Any]]) -> list[str]:

@@ -133,7 +133,7 @@ class Trainer:
             self.step,
             peak=config.learning_rate,
             steps=config.steps,
-            schedule=config.schedule,
+            schedule=config.decay,
             warmup=config.warmup,
             final=config.final_rate,
         )

@@ -133,6 +133,15 @@ def test_ratios_shares_and_fixed_costs():
     assert result["machine"]["processor"] in text
 
 
+@pytest.mark.usefixtures("measured")
+def test_the_fits_have_a_column_for_each_size():
+    lines = curve_text(curve(against=("jax", "jax.scan"))).splitlines()
+    heading = next(line for line in lines if line.startswith("contender"))
+    assert heading.split()[-5:] == [*measure.MODELS]
+    scan = next(line for line in lines if line.startswith("jax.scan "))
+    assert scan.split()[-5:] == ["1.00"] * 4 + ["-"]  # medium is not measured in a scan
+
+
 def test_the_picture_has_a_line_for_each_contender_and_names_the_sizes(measured):
     figure = curve_figure(curve(against=("jax", "jax.scan", "torch")))
     times, ratios, shares = figure.axes
@@ -140,7 +149,9 @@ def test_the_picture_has_a_line_for_each_contender_and_names_the_sizes(measured)
     assert len(times.lines) == 4 + 4  # what was measured, what was fitted
     assert len(ratios.lines) == 3 + 1  # the peers, and the level of 1
     assert {text.get_text() for text in times.texts} >= {*measure.MODELS}
-    assert {text.get_text() for text in ratios.texts} == {"jax", "jax.scan", "torch"}
+    # Each name bears the mark of its line, for those who cannot go by the colour.
+    assert {text.get_text() for text in ratios.texts} == {"■ jax", "◆ jax.scan", "▲ torch"}
+    assert [line.get_marker() for line in shares.lines] == ["o", "s", "D", "^"]
     assert ratios.get_xscale() == ratios.get_yscale() == "log"
     scan = next(line for line in shares.lines if len(line.get_xdata()) == 4)
     assert scan.get_linestyle() == "--"
@@ -224,6 +235,7 @@ def test_the_recorded_curve_can_be_read_and_drawn(folder, capsys):
         assert result["flops_per_step"] == SIZES[result["model"]].flops_per_step
         assert result["model"] in text
     assert recorded["machine"]["processor"] in text
+    assert max(map(len, text.splitlines())) <= 100  # what a page of the docs can show
 
 
 # ---------------------------------------------------------------- launches

@@ -126,6 +126,9 @@ def test_all_start_from_the_same_model_and_differ_by_rounding(base):
     (losses, apart) = precision_figure(result["curves"]).axes
     assert len(losses.lines) == len(apart.lines) == 3
     np.testing.assert_array_equal(apart.lines[0].get_ydata(), 0.0)
+    assert [text.get_text() for text in apart.texts] == ["● float32", "■ bf16", "◆ fp8"]
+    assert [line.get_marker() for line in apart.lines] == ["o", "s", "D"]
+    assert apart.get_ylabel() == "nats per token"
 
 
 @pytest.mark.parametrize(

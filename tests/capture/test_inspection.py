@@ -55,5 +55,6 @@ def test_the_picture_has_a_rectangle_for_each_buffer(captured, tmp_path):
     boxes = [path for collection in axes.collections for path in collection.get_paths()]
     assert len(boxes) == len(captured.plan.transient) == 3
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["elementwise", "alive"]
+    assert "kernels that made them" in axes.get_legend().get_title().get_text()
     path = arena_plot(captured.plan, tmp_path / "arena.svg")
     assert ElementTree.parse(path).getroot().tag.endswith("svg")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from baremetal.bench.verbs import BENCHMARKS
 from baremetal.cli import VERBS, main
 
 TEXT = "".join(f"{n} green bottles hanging on the wall, and then {n - 1}.\n" for n in range(150))
@@ -44,6 +45,13 @@ def refusal(capsys, *arguments: str) -> str:
     assert lines[-1].startswith("baremetal: ")
     assert "Traceback" not in captured.err
     return lines[-1]
+
+
+@pytest.mark.parametrize("kind", sorted(BENCHMARKS))
+def test_each_benchmark_shows_an_example_of_its_own(kind, capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", kind, "--help"])
+    assert f"Example: baremetal bench {kind}" in capsys.readouterr().out
 
 
 def test_overview_names_every_verb(capsys):

@@ -52,10 +52,11 @@ def test_every_kernel_has_a_native_version_a_cost_and_a_test_here():
     assert names == {"adamw", "sgd_momentum", "square_sum", "clip_factor", "adjust_loss_scale"}
     p, g, m, v = (np.zeros(10, np.float32) for _ in range(4))
     partial, one = np.zeros(1), np.zeros(1)
+    tables = square_sum_blocks([(0, 10)])
     calls = {
         "adamw": ((p, g, m, v, scalars()), ADAMW, 7 * 40 + 56),
         "sgd_momentum": ((p, g, m, scalars()), SGD, 5 * 40 + 56),
-        "square_sum": ((p, partial, one), {}, 40 + 8 + 8 + 8),
+        "square_sum": ((p, *tables, partial, one), {}, 40 + 16 + 8 + 8 + 8 + 8),
         "clip_factor": ((one, p[:1], scalars()), {"max_norm": 1.0}, 8 + 4 + 56 + 56),
         "adjust_loss_scale": (
             (scalars(), one),
@@ -232,9 +233,15 @@ def test_what_is_not_finite_closes_the_gate_and_is_counted(square, losses, dtype
 
 
 def squares_of(x, kernels="native"):
-    partial, out = np.full(square_sum_blocks(x.size), np.nan), np.full(1, np.nan)
-    run(square_sum, kernels, x, partial, out)
-    return out[0]
+    (sum_of_all,) = squares_of_parts(x, [(0, x.size)], kernels)
+    return sum_of_all
+
+
+def squares_of_parts(x, parts, kernels="native"):
+    blocks, ends = square_sum_blocks(parts)
+    partial, out = np.full(len(blocks), np.nan), np.full(len(parts), np.nan)
+    run(square_sum, kernels, x, blocks, ends, partial, out)
+    return out
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -260,8 +267,21 @@ def test_square_sum_of_large_and_bad_numbers(kernels):
 
 def test_a_strided_array_is_summed_by_the_reference():
     x = np.random.default_rng(2).normal(size=(40, 30))
-    assert native.square_sum(x.T, np.empty(1), np.empty(1)) is None
+    tables = square_sum_blocks([(0, x.size)])
+    assert native.square_sum(x.T, *tables, np.empty(1), np.empty(1)) is None
     assert squares_of(x.T) == pytest.approx((x * x).sum(), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(edges=st.lists(st.integers(0, 3 * SQUARE_SUM_BLOCK), min_size=2, max_size=6), data=st.data())
+def test_a_part_s_square_sum_depends_on_nothing_else(dtype, edges, data):
+    """The same bits among others, in any order, with any neighbours, and alone in its memory."""
+    x = np.random.default_rng(5).normal(size=3 * SQUARE_SUM_BLOCK).astype(dtype)
+    parts = data.draw(st.permutations([*pairwise(sorted(edges))]))
+    together = squares_of_parts(x, parts)
+    for (start, stop), found in zip(parts, together.tolist(), strict=True):
+        assert squares_of(x[start:stop].copy()) == found
+    np.testing.assert_allclose(squares_of_parts(x, parts, "reference"), together, rtol=1e-14)
 
 
 # ------------------------------------------------------------------ pieces and threads

@@ -135,7 +135,7 @@ EXAMPLES = {
         {"format": "float4_e2m1fn", "tile": (1, 16)},
     ),
     "square_sum": lambda: (
-        (vector(), np.zeros(square_sum_blocks(WIDTH)), np.zeros(1)),
+        (vector(), *square_sum_blocks([(0, 3), (3, WIDTH)]), np.zeros(2), np.zeros(2)),
         {},
     ),
     "clip_factor": lambda: ((np.ones(2), np.ones(1, np.float32), scalars()), {"max_norm": 0.5}),

@@ -56,6 +56,24 @@ def test_names_around_crowded_points_do_not_overlap():
         assert box.x1 <= axes.bbox.x1
 
 
+@pytest.mark.parametrize("seed", [0, 2, 4, 6, 11, 20, 26])
+def test_a_name_neither_hides_another_point_nor_could_be_taken_for_its_name(seed):
+    _, axes = style.new_figure()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    points = np.random.default_rng(seed).random((8, 2)) * (0.3, 0.4) + 0.3
+    notes = beside_points(axes, points.tolist(), ["layer_norm_backward"] * 8, fontsize=9)
+    renderer = style.settle(axes)
+    pixels = axes.transData.transform(points)
+    for i, note in enumerate(notes):
+        box = Text.get_window_extent(note, renderer)
+        x, y = np.delete(pixels, i, axis=0).T
+        sideways = np.maximum(np.maximum(box.x0 - x, x - box.x1), 0.0)
+        upright = np.maximum(np.maximum(box.y0 - y, y - box.y1), 0.0)
+        # 9 points, three times the radius of a dot. (Its own name stands 5 from a point.)
+        assert np.hypot(sideways, upright).min() > 9 * axes.figure.dpi / 72
+
+
 def test_a_lone_name_stands_up_and_right_of_its_point_without_a_line():
     _, axes = style.new_figure()
     (note,) = beside_points(axes, [(0.5, 0.5)], ["x"], fontsize=9)

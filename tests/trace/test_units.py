@@ -66,6 +66,11 @@ def test_rates_counts_percentages():
     assert format_count(842) == "842"
     assert format_count(1_234_567) == "1.23 M"
     assert format_count(0) == "0"
+    assert format_count(842, "FLOP") == "842 FLOP"
+    assert format_count(1_234_567, "FLOP") == "1.23 MFLOP"
+    assert format_count(0, "FLOP") == "0 FLOP"
+    assert format_count(0.5, "FLOP") == "500 mFLOP"
+    assert format_count(None, "FLOP") == "-"
     assert format_percent(0.12345) == "12.3 %"
     assert format_rate(None) == format_count(None) == format_percent(None) == "-"
 

@@ -76,3 +76,8 @@ def test_unreadable_files_are_refused(tmp_path, content):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(BaremetalError, match="cannot read"):
         read_config(tmp_path / "none.toml")
+
+
+def test_configurations_of_before_pipelines_are_read():
+    """The learning rate's way down was called `schedule`, as pipelines call who works when."""
+    assert config_from_mapping({"schedule": "linear"}, "x").decay == "linear"

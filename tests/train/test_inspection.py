@@ -5,6 +5,7 @@ import json
 import pytest
 
 from baremetal.cli import main
+from baremetal.train.inspection import inspection_text
 
 SMALL = ["--layers", "1", "--heads", "2", "--width", "16", "--context", "16", "--batch", "2"]
 
@@ -28,6 +29,12 @@ def test_four_files_and_their_figures(tmp_path, corpus, capsys):
     text = (folder / "plan.txt").read_text(encoding="utf-8")
     assert len(text.splitlines()) == plan["launches"] + 2
     assert "causal_attention_backward" in text
+    # A kernel above the roof is explained; where all are under it there is nothing to explain.
+    for roofline, explained in ((0.5, False), (1.2, True)):
+        for row in result["kernels"]["rows"]:
+            row["roofline"] = None  # as where the machine's limits are not known
+        result["kernels"]["rows"][0]["roofline"] = roofline
+        assert ("more than 100 % of the roofline" in inspection_text(result)) is explained
 
 
 def test_for_a_person(tmp_path, corpus, capsys):

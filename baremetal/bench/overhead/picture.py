@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEIGHT_IN = 11.0
-MARKERS = "osD^vP*X"
 Value = Callable[[dict[str, Any], str], float | None]  # of a size's result, of a contender
 
 
@@ -105,7 +104,7 @@ def _draw_lines(
         dashes = "none" if name in without_line else "--" if name == "jax.scan" else "-"
         axes.plot(
             x, y, color=style.colour(number), linewidth=1.8, linestyle=dashes, markersize=5,
-            marker=MARKERS[number % len(MARKERS)],
+            marker=style.marker(number),
         )  # fmt: skip
         ends.append((name, x[-1], y[-1]))
     return ends
@@ -131,8 +130,9 @@ def _name_ends(axes: "Axes", ends: list[tuple[str, float, float]], names: list[s
     renderer = style.settle(axes)
     notes = [
         axes.annotate(
-            name, xy=(1.0, 0.5), xycoords="axes fraction", xytext=(6, 0),
-            textcoords="offset points", color=style.as_ink(style.colour(names.index(name))),
+            style.marked(name, names.index(name)),
+            xy=(1.0, 0.5), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
+            color=style.as_ink(style.colour(names.index(name))),
             fontsize=style.SMALL_PT, va="center", annotation_clip=False,
         )
         for name, _, _ in ends

@@ -68,15 +68,11 @@ def _percent(share: float) -> str:
 
 def _fits(curve: dict[str, Any]) -> list[str]:
     """The fixed cost of each contender, and how well the model describes it."""
-    rows = []
-    for fit in reading.fits(curve):
-        residuals = zip(fit["models"], fit["residuals"], strict=True)
-        rows.append(
-            {
-                **fit,
-                "residuals": ", ".join(f"{model} {value:.2f}" for model, value in residuals),
-            }
-        )
+    sizes = [result["model"] for result in curve["models"]]
+    rows = [
+        {**fit, **dict.fromkeys(sizes), **dict(zip(fit["models"], fit["residuals"], strict=True))}
+        for fit in reading.fits(curve)
+    ]
     if not rows:
         return []
     columns = [
@@ -84,11 +80,12 @@ def _fits(curve: dict[str, Any]) -> list[str]:
         Column("fixed_s", "fixed cost", format_seconds),
         Column("top_rate_flops", "top rate", format_rate, align=">"),
         Column("rise", "rise", ".2f"),
-        Column("residuals", "measured over fitted"),
+        *(Column(size, format=".2f", align=">") for size in sizes),
     ]
     return [
         "Amdahl: a step = fixed + FLOP / rate, where the rate rises to the top rate at the largest",
-        "size as FLOP^rise; fitted to the logarithms of the medians",
+        "size as FLOP^rise; fitted to the logarithms of the medians; under each size, measured",
+        "over fitted",
         "",
         table(rows, columns),
         "",

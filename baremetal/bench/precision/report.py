@@ -9,7 +9,7 @@ import numpy as np
 from baremetal.bench.machine import machine_lines
 from baremetal.bench.precision.rates import BY_BITS, KINDS
 from baremetal.trace import style
-from baremetal.trace.curves import running_mean
+from baremetal.trace.curves import name_lines, running_mean
 from baremetal.trace.tables import table
 from baremetal.trace.units import format_bytes, format_seconds
 
@@ -89,7 +89,7 @@ def precision_plot(result: dict[str, Any], path: str | os.PathLike[str]) -> Path
 
 
 def precision_figure(curves: dict[str, list[float]]) -> "Figure":
-    """The training losses, and beneath them how far each is from float32's.
+    """The training losses, and beneath them how far each is from float32's: running means.
 
     curves: precision -> loss per step, float32 among them.
     """
@@ -97,15 +97,24 @@ def precision_figure(curves: dict[str, list[float]]) -> "Figure":
     losses.remove()
     losses, apart = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     full = np.asarray(curves["float32"])
+    ends = []
     for number, (name, values) in enumerate(curves.items()):
-        colour, loss = style.colour(number), np.asarray(values)
+        loss = np.asarray(values)
         steps = np.arange(1, len(loss) + 1)
-        losses.plot(steps, running_mean(loss, SMOOTHED_OVER), color=colour, lw=1.6, label=name)
-        apart.plot(steps, running_mean(loss - full, SMOOTHED_OVER), color=colour, lw=1.6)
+        away = running_mean(loss - full, SMOOTHED_OVER)
+        look: dict[str, Any] = {
+            "color": style.colour(number), "lw": 1.6, "marker": style.marker(number), "ms": 5,
+            "markevery": (number * len(loss) // 60, max(1, len(loss) // 8)),
+        }  # fmt: skip
+        losses.plot(steps, running_mean(loss, SMOOTHED_OVER), **look)
+        apart.plot(steps, away, **look)
+        ends.append((style.marked(name, number), float(away[-1]), style.as_ink(look["color"])))
     for axes in (losses, apart):
         style.dress(axes)
         axes.margins(x=0.01)
     style.caption(losses, "The same training in fewer bits", "", "loss (nats per token)")
-    style.caption(apart, "", "step", "loss - float32's loss")
-    losses.legend(fontsize=style.SMALL_PT, frameon=False)
+    style.caption(
+        apart, f"How far from float32 (means of {SMOOTHED_OVER} steps)", "step", "nats per token"
+    )
+    name_lines(apart, ends)
     return figure

@@ -44,7 +44,7 @@ class TorchRacer:
             self.steps_done,
             peak=config.learning_rate,
             steps=config.steps,
-            schedule=config.schedule,
+            schedule=config.decay,
             warmup=config.warmup,
             final=config.final_rate,
         )

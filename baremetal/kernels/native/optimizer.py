@@ -19,6 +19,7 @@ from baremetal.kernels.native.abi import (
     integer,
     pointer,
     pointer_f64,
+    pointer_i64,
     scalar_f64,
 )
 from baremetal.kernels.optimizer import (
@@ -28,9 +29,7 @@ from baremetal.kernels.optimizer import (
     LEARNING_RATE,
     LOSS_SCALE,
     NONFINITE_COUNT,
-    SQUARE_SUM_BLOCK,
     STEP,
-    square_sum_blocks,
 )
 
 DOUBLE = np.dtype(np.float64)
@@ -103,16 +102,11 @@ def sgd_momentum(parameter, grad, momentum, scalars, *, momentum_factor, weight_
 
 @body(reassociate=True)
 def square_sum_body(lo, hi, args):
-    """Blocks lo..hi: partial[block] = Σ x² in float64. Words: 0 x, 1 partial, 2 size, 3 block."""
-    x, partial, size, length = (
-        pointer(args, 0),
-        pointer_f64(args, 1),
-        integer(args, 2),
-        integer(args, 3),
-    )
+    """Blocks lo..hi: partial[block] = Σ x² in float64. Words: 0 x, 1 blocks, 2 partial."""
+    x, blocks, partial = pointer(args, 0), pointer_i64(args, 1), pointer_f64(args, 2)
     for block in range(lo, hi):
         total = 0.0
-        for i in range(block * length, min((block + 1) * length, size)):
+        for i in range(blocks[2 * block], blocks[2 * block + 1]):
             value = np.float64(x[i])
             total += value * value
         partial[block] = total
@@ -120,23 +114,26 @@ def square_sum_body(lo, hi, args):
 
 @body
 def sum_partial_body(lo, hi, args):
-    """out[0] = partial[0] + partial[1] + ... in this order. Words: 0 partial, 1 out, 2 count."""
-    partial, out, count = pointer_f64(args, 0), pointer_f64(args, 1), integer(args, 2)
-    total = 0.0
-    for i in range(count):
-        total += partial[i]
-    out[0] = total
+    """All parts: out[part] = its partial sums, added in their order. Words: 0 partial, 1 ends,
+    2 out, 3 count of parts."""
+    partial, ends, out = pointer_f64(args, 0), pointer_i64(args, 1), pointer_f64(args, 2)
+    block = 0
+    for part in range(integer(args, 3)):
+        total = 0.0
+        while block < ends[part]:
+            total += partial[block]
+            block += 1
+        out[part] = total
 
 
-def square_sum(x, partial, out):
-    """Pack the sum of squares: two launches, since the second needs all of the first."""
+def square_sum(x, blocks, ends, partial, out):
+    """Pack the sums of squares: two launches, since the second needs all of the first."""
     if x.dtype not in FLOATING or not x.flags.c_contiguous:
         return None
-    blocks = square_sum_blocks(x.size)
-    words = (x, partial, x.size, SQUARE_SUM_BLOCK)
+    each = x.size // max(len(blocks), 1)
     return [
-        Launch(square_sum_body, x.dtype, words, blocks, SQUARE_SUM_BLOCK),
-        Launch(sum_partial_body, DOUBLE, (partial, out, blocks), 1),
+        Launch(square_sum_body, x.dtype, (x, blocks, partial), len(blocks), each),
+        Launch(sum_partial_body, DOUBLE, (partial, ends, out, ends.size), 1),
     ]
 
 

@@ -1,0 +1,130 @@
+"""A job: everything a rank must know before it starts, decided by the one who starts it.
+
+The exact map of a pipeline run. Which blocks are whose, who sends what to whom and how large it is,
+how many slots there are, what every action is charged: all of it follows from the job, which each
+rank is given whole. At run time only tokens, losses and a learning rate come from outside.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal, Protocol
+
+import numpy as np
+
+from baremetal import comm
+from baremetal.machine.chip import Chip
+from baremetal.machine.link import Link
+from baremetal.nn import LanguageModel
+from baremetal.optim import Optimizer
+from baremetal.pipeline.copies import Holders
+from baremetal.pipeline.lanes import lane_slots, schedule_lanes
+from baremetal.pipeline.partition import Part
+from baremetal.pipeline.rank_exchange import PlannedSum, exchange_lanes, planned_sums
+from baremetal.schedules import Schedule
+from baremetal.schedules.times import Times
+from baremetal.schedules.wiring import Wiring, wire
+
+ClockName = Literal["virtual", "wall"]
+ChargeName = Literal["roofline", "unit", "measured"]
+
+
+class Builder(Protocol):
+    """Makes what a rank needs; pickled, so it is an object of a module-level class."""
+
+    def model(self) -> LanguageModel:
+        """The whole model, with its initial values."""
+
+    def optimizer(self, model: LanguageModel) -> Optimizer:
+        """An optimiser of the trainable parameters of a model, or of a part of one."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pipeline run.
+
+    Attributes:
+        schedule: who does what in which order.
+        parts: of the model, by stage, mirrored copies included.
+        builder: of models and optimisers.
+        every, sizes: of each trainable parameter, which stages hold it and its elements.
+        samples, context, width: a microbatch is (samples, context) tokens, and its activations are
+            (samples, context, width).
+        dtype: of activations.
+        clock: virtual, or wall: receivers really wait.
+        charge: what actions are charged: the chip's roofline, `times`, or what was measured.
+        times: for `unit`.
+        chip, link: of the modelled machine; no link: messages are there at once.
+        slots: of every lane; None: as many as needed lest a sender wait.
+        host_overhead_ps: of each action.
+        stragglers: by rank, how many times as long its actions take.
+        seed: of jitter and losses.
+        eager: stages run through Python, not from plans.
+        threads: of each rank's kernels.
+        precision: in which the modelled chip computes.
+        clip: largest norm of the gradient; 0 for none.
+    """
+
+    schedule: Schedule
+    parts: Sequence[Part]
+    builder: Builder
+    every: Holders
+    sizes: Mapping[str, int]
+    samples: int
+    context: int
+    width: int
+    dtype: str = "float32"
+    clock: ClockName = "virtual"
+    charge: ChargeName = "unit"
+    times: Times | None = None
+    chip: Chip | None = None
+    link: Link | None = None
+    slots: int | None = None
+    host_overhead_ps: int = 0
+    stragglers: Mapping[int, Fraction] = field(default_factory=dict)
+    seed: int = 0
+    eager: bool = False
+    threads: int = 1
+    precision: str = "bf16"
+    clip: float = 0.0
+
+    @property
+    def ranks(self) -> int:
+        """How many processes it takes."""
+        return len(self.schedule.ranks)
+
+    def stages_of(self, rank: int) -> list[int]:
+        """The stages that a rank holds."""
+        return [stage for stage, its in enumerate(self.schedule.rank_of) if its == rank]
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        """The schedule's messages."""
+        return wire(self.schedule)
+
+    @property
+    def message_bytes(self) -> int:
+        """Of the activations of one microbatch, or of their gradient."""
+        return self.samples * self.context * self.width * np.dtype(self.dtype).itemsize
+
+    @cached_property
+    def lane_slots(self) -> list[int]:
+        """How many slots each lane of the schedule has."""
+        return lane_slots(self.wiring, self.slots)
+
+    @cached_property
+    def sums(self) -> list[PlannedSum]:
+        """The sums over stages at the end of each step."""
+        schedule = self.schedule
+        return planned_sums(
+            self.every, self.sizes, self.dtype, schedule.stages, schedule.microbatches
+        )
+
+    @cached_property
+    def layout(self) -> comm.Layout:
+        """All lanes: the schedule's, in the order of `wiring.lanes`, then those of the sums."""
+        shape = self.samples, self.context, self.width
+        lanes = schedule_lanes(self.wiring, self.lane_slots, shape, self.dtype)
+        lanes += exchange_lanes(self.sums, self.schedule.rank_of)
+        return comm.Layout(self.ranks, tuple(lanes))

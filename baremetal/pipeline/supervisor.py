@@ -1,0 +1,352 @@
+"""The supervisor: starts the ranks, tells them what to do, and sees to it that all end together.
+
+Four processes that wait for one another fail in four ways: one raises, one dies, one hangs, or
+whoever started them is gone. In each case the others would wait for ever. So the process that
+started them watches:
+
+    it raises     the rank says so on its control pipe, with what it was doing
+    it dies       its process ends without a word; what it was doing stands on the board
+    it hangs      the board's progress stands still for longer than a limit, while it computes or
+                  waits (who is compiling is exempt: that may take long)
+    we are gone   a thread in each rank waits for the supervisor's end, and ends the rank
+
+and ends the run: the abort word wakes everybody who waits, whoever is not gone within a grace
+period is killed, and one message names the rank, the action and the cause. When a rank dies, its
+neighbours soon complain that they were woken; those are consequences and are not reported.
+
+Commands and their answers are pickled through pipes: they are few, small, and not the data path.
+"""
+
+import multiprocessing
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+from baremetal.comm import AbortedError
+from baremetal.errors import BaremetalError
+from baremetal.pipeline.board import Board, State
+from baremetal.pipeline.errors import RankError
+
+POLL_S = 0.05  # how often the board is looked at
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long to wait for what, in seconds.
+
+    Attributes:
+        hang_s: without any progress, while computing or waiting.
+        start_s: until a rank has started and says what it does.
+        grace_s: between the end of the run and the killing of who is still there.
+    """
+
+    hang_s: float = 60.0
+    start_s: float = 120.0
+    grace_s: float = 2.0
+
+
+class Reply(NamedTuple):
+    """What a rank answers."""
+
+    is_error: bool
+    result: Any  # or the error's text
+    is_consequence: bool = False  # it was only woken, because something else went wrong
+    is_ours: bool = True  # a BaremetalError: its text is meant to be read
+
+
+Describe = Callable[[int, int, int], str]  # (rank, step, action) in words
+
+
+class Supervisor:
+    """The processes of a run.
+
+    Args:
+        main: what each rank runs: `main(rank, setup, serve)`; a function of a module (it is
+            imported by name in the new process). It builds an object and calls ``serve(object)``.
+        setups: for each rank what it needs to begin; pickled.
+        board: written by the ranks.
+        describe: (rank, step, action) in words, for messages.
+        limits: patience.
+
+    Raises:
+        RankError: a rank did not start.
+    """
+
+    def __init__(
+        self,
+        main: Callable[..., None],
+        setups: Sequence[Any],
+        board: Board,
+        describe: Describe,
+        limits: Limits | None = None,
+    ) -> None:
+        self.board = board
+        self._describe = describe
+        self._limits = limits or Limits()
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        self._is_over = False
+        context = multiprocessing.get_context("spawn")
+        try:
+            for rank, setup in enumerate(setups):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_run_rank, args=(main, rank, setup, theirs), name=f"rank {rank}"
+                )
+                process.start()
+                theirs.close()  # only the rank holds it: its end is the end of the pipe
+                self._pipes.append(ours)
+                self._processes.append(process)
+        except BaseException:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The operating system's numbers of the ranks."""
+        return [process.pid for process in self._processes]
+
+    # ------------------------------------------------------------ commands
+
+    def call(self, method: str, *args: Any, ranks: Sequence[int] | None = None) -> list[Any]:
+        """Call a method of the ranks' objects, of all at once, and wait for all answers.
+
+        Args:
+            method: its name.
+            args: the same for all; pickled.
+            ranks: only these.
+
+        Returns:
+            Their results, in the order of the ranks.
+
+        Raises:
+            RankError: one of them raised, died or hangs; all are gone by then.
+        """
+        if self._is_over:
+            raise RankError(-1, "the run is over: its ranks were ended")
+        asked = list(range(len(self))) if ranks is None else list(ranks)
+        for rank in asked:
+            self._send(rank, (method, args))
+        results = self._collect(asked)
+        return [results[rank] for rank in asked]
+
+    def _send(self, rank: int, message: Any) -> None:
+        try:
+            self._pipes[rank].send(message)
+        except (BrokenPipeError, OSError):
+            self._fail(rank, self._death(rank))
+
+    def _collect(self, asked: Sequence[int]) -> dict[int, Any]:
+        """Wait for the answers, with an eye on everybody."""
+        results: dict[int, Any] = {}
+        patience = _Patience(self.board, self._limits, asked)
+        while len(results) < len(asked):
+            for rank in self._ready(set(asked) - set(results)):
+                reply = self._receive(rank)
+                if reply is None:
+                    self._fail(rank, self._death(rank))
+                if reply.is_error:
+                    self._fail_by(rank, reply)
+                results[rank] = reply.result
+            stuck = patience.exhausted_by(set(asked) - set(results))
+            if stuck is not None:
+                self._fail(stuck, self._hang(stuck))
+        return results
+
+    def _ready(self, waiting: set[int]) -> list[int]:
+        """The ranks that have something to say, or are no more."""
+        pipes = {self._pipes[rank]: rank for rank in waiting}
+        ends = {process.sentinel: rank for rank, process in enumerate(self._processes)}
+        found = wait([*pipes, *ends], POLL_S)
+        # A rank may answer and end at once: what it says comes first.
+        speaking = [pipes[one] for one in found if one in pipes]
+        return speaking or [ends[one] for one in found if one in ends]
+
+    def _receive(self, rank: int) -> Reply | None:
+        """What the rank says; None if it is no more."""
+        try:
+            return self._pipes[rank].recv() if self._pipes[rank].poll() else None
+        except (EOFError, OSError):
+            return None
+
+    # ------------------------------------------------------------ the end
+
+    def _fail_by(self, rank: int, reply: Reply) -> None:
+        """A rank has raised. If it was only woken, look for whose fault that is."""
+        if not reply.is_consequence:
+            self._fail(rank, f"{self._where(rank)}: {reply.result}")
+        self.board.abort("another rank failed")
+        deadline = time.monotonic() + self._limits.grace_s
+        while time.monotonic() < deadline:
+            for other, process in enumerate(self._processes):
+                said = self._receive(other) if self._pipes[other].poll() else None
+                if said is not None and said.is_error and not said.is_consequence:
+                    self._fail(other, f"{self._where(other)}: {said.result}")
+                if not process.is_alive() and said is None and other != rank:
+                    self._fail(other, self._death(other))
+            wait([process.sentinel for process in self._processes], POLL_S)
+        self._fail(rank, f"{self._where(rank)}: {reply.result}")
+
+    def _fail(self, rank: int, message: str) -> None:
+        self.close()
+        raise RankError(rank, message)
+
+    def _where(self, rank: int) -> str:
+        status = self.board.status(rank)
+        doing = {
+            State.STARTING: "while it started",
+            State.PREPARING: "while it prepared (model, kernels, plans)",
+            State.UPDATING: f"step {status.step + 1}, while it updated its weights",
+            State.IDLE: "between two commands",
+        }.get(status.state)
+        if doing is None:
+            doing = self._describe(rank, status.step, status.action)
+            if status.waits_for is not None:
+                doing += ", while it waited for a neighbour"
+        return f"rank {rank}, {doing}"
+
+    def _death(self, rank: int) -> str:
+        process = self._processes[rank]
+        process.join(self._limits.grace_s)
+        return f"{self._where(rank)}: its process ended without a word ({_ended(process.exitcode)})"
+
+    def _hang(self, rank: int) -> str:
+        return (
+            f"{self._where(rank)}: no progress for {self._limits.hang_s:g} s; it was ended with all "
+            "others (a longer patience: --hang-limit)"
+        )
+
+    def close(self) -> None:
+        """End all ranks, whatever they are doing; returns when they are gone."""
+        self._is_over = True
+        self.board.abort("the run is over")
+        for pipe in self._pipes:
+            pipe.close()  # who waits for a command sees its end
+        deadline = time.monotonic() + self._limits.grace_s
+        for process in self._processes:
+            process.join(max(deadline - time.monotonic(), 0.0))
+        for process in self._processes:
+            if process.exitcode is None:
+                process.kill()  # a stopped or endlessly computing process hears nothing else
+            process.join()
+
+
+class _Patience:
+    """Who has done nothing new for too long.
+
+    A waiting rank is not to blame as long as somebody else is at work. Only if all that are asked
+    wait is something amiss that no rank will ever tell: a message that was lost on the way.
+    """
+
+    def __init__(self, board: Board, limits: Limits, ranks: Sequence[int]) -> None:
+        self._board, self._limits = board, limits
+        now = time.monotonic()
+        self._seen = {rank: (board.status(rank).count, now) for rank in ranks}
+
+    def exhausted_by(self, waiting: set[int]) -> int | None:
+        """A rank that is stuck, if there is one."""
+        now = time.monotonic()
+        late: list[int] = []
+        at_work = False
+        for rank in sorted(waiting):
+            status = self._board.status(rank)
+            count, since = self._seen[rank]
+            if status.count != count:
+                self._seen[rank] = status.count, now
+            elif now - since > self._limit_s(status.state):
+                late.append(rank)
+                continue
+            at_work = at_work or status.waits_for is None
+        stuck = [rank for rank in late if self._board.status(rank).waits_for is None]
+        if stuck:
+            return stuck[0]
+        return late[0] if late and not at_work else None
+
+    def _limit_s(self, state: State) -> float:
+        if state == State.PREPARING:
+            return float("inf")
+        return self._limits.start_s if state == State.STARTING else self._limits.hang_s
+
+
+def _ended(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "it still runs"
+    if exitcode < 0:
+        try:
+            name = signal.Signals(-exitcode).name
+        except ValueError:
+            name = "unknown"
+        return f"killed by signal {-exitcode}, {name}"
+    return f"exit code {exitcode}"
+
+
+# ---------------------------------------------------------------- in the rank's process
+
+
+def _run_rank(main: Callable[..., None], rank: int, setup: Any, pipe: Connection) -> None:
+    """What a new process begins with."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to answer
+    _end_with_the_supervisor()
+
+    def serve(worker: Any) -> None:
+        _serve(worker, pipe)
+
+    try:
+        main(rank, setup, serve)
+    except BaseException as error:
+        _answer(pipe, _reply_of(error))
+        raise SystemExit(1) from None
+
+
+def _end_with_the_supervisor() -> None:
+    """A thread that waits for the supervisor's end, and then ends this process at once."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        import os
+
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="supervisor's end", daemon=True).start()
+
+
+def _serve(worker: Any, pipe: Connection) -> None:
+    """Do what is asked, until the pipe ends."""
+    while True:
+        try:
+            method, args = pipe.recv()
+        except (EOFError, OSError):
+            return
+        _answer(pipe, Reply(False, getattr(worker, method)(*args)))
+
+
+def _answer(pipe: Connection, reply: Reply) -> None:
+    try:
+        pipe.send(reply)
+    except (BrokenPipeError, OSError):
+        pass  # nobody is there to read it
+
+
+def _reply_of(error: BaseException) -> Reply:
+    """An error as text: ours say what to do, of others the place is what helps."""
+    if isinstance(error, BaremetalError):
+        return Reply(True, str(error), isinstance(error, AbortedError))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{last.filename}:{last.lineno}"
+    return Reply(True, f"{type(error).__name__}: {error} ({where})", is_ours=False)

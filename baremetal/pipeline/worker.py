@@ -1,0 +1,163 @@
+"""A rank: the process that holds some stages and does what the schedule says.
+
+What it is told is a word and a few numbers (`supervisor.py`); what it computes with lies in its own
+memory; what it exchanges with its neighbours goes by its lanes. It prepares once: builds its part of
+the model, makes the plans of its stages, opens its lanes. Then every step is the same:
+
+    the schedule's actions      forward, backward, gradients added up       (modelled time)
+    sums over stages            copies of one parameter, norms, losses
+    update                      each stage's optimiser, with one clip factor for all
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from baremetal import comm
+from baremetal.kernels.cost import Cost
+from baremetal.pipeline.board import Board, State
+from baremetal.pipeline.eager_stage import EagerStage
+from baremetal.pipeline.executor import Executor, RankRecord
+from baremetal.pipeline.job import Job
+from baremetal.pipeline.lanes import step_seed
+from baremetal.pipeline.rank_exchange import RankExchange
+from baremetal.pipeline.runner import Batch, StageRunner
+from baremetal.pipeline.stage import Stage
+from baremetal.pipeline.stage_plan import CapturedStage
+from baremetal.pipeline.update import Update
+from baremetal.schedules import Kind
+
+
+class StepResult(NamedTuple):
+    """What a rank says of a step.
+
+    Attributes:
+        record: when it did what.
+        losses: (microbatches,) float64, of all stages: their sum is the batch's mean.
+        gradient_norm: over the whole model, before clipping.
+        is_finite: the weights were updated.
+    """
+
+    record: RankRecord
+    losses: np.ndarray
+    gradient_norm: float
+    is_finite: bool
+
+
+class Worker:
+    """What a rank can be told to do.
+
+    Args:
+        rank: which one.
+        job: the whole run.
+        address: where the run's memory is.
+    """
+
+    def __init__(self, rank: int, job: Job, address: comm.Address) -> None:
+        self.rank, self.job = rank, job
+        ways_out = [(rank, other) for other in range(job.ranks) if other != rank]
+        links = {} if job.link is None else dict.fromkeys(ways_out, job.link)
+        self._endpoint = comm.Endpoint(address, rank, links)
+        self._board = Board(self._endpoint.memory, job.ranks)
+        self._stages: dict[int, Stage] = {}
+        self._runners: dict[int, StageRunner] = {}
+
+    # ------------------------------------------------------------ once
+
+    def prepare(self) -> dict[int, Mapping[Kind, Cost]]:
+        """Build this rank's stages and make everything ready for the first step.
+
+        Returns:
+            By stage, what each kind of action costs.
+        """
+        from baremetal.kernels.native.pool import POOL
+
+        self._board.say(self.rank, State.PREPARING, 0)
+        job, endpoint = self.job, self._endpoint
+        POOL.set_threads(job.threads)
+        optimizers = {}
+        for number in job.stages_of(self.rank):
+            # A model of its own for each stage: stages share no memory.
+            stage = self._stages[number] = Stage(job.builder.model(), job.parts[number])
+            if stage.trainable():
+                optimizers[number] = job.builder.optimizer(stage.model)
+            self._runners[number] = self._runner(stage, number)
+        exchange = RankExchange(
+            job.sums, self.rank, job.schedule.rank_of, endpoint.senders, endpoint.receivers,
+            first_lane=len(job.wiring.lanes),
+        )  # fmt: skip
+        self._update = Update(
+            self._stages, optimizers, job.every, job.schedule.stages, exchange
+        )
+        self._executor = Executor(
+            job.wiring, self.rank, self._runners, endpoint.senders, endpoint.receivers,
+            self._board, None, job.host_overhead_ps,
+        )  # fmt: skip
+        self._board.say(self.rank, State.IDLE, 0)
+        return {number: runner.costs for number, runner in self._runners.items()}
+
+    def _runner(self, stage: Stage, number: int) -> StageRunner:
+        job = self.job
+        if job.eager or not stage.model.is_static:
+            return EagerStage(stage)
+        shape = job.samples, job.context
+        return CapturedStage.for_schedule(stage, shape, job.schedule, number)
+
+    def charge(self, durations_ps: Sequence[Sequence[int]] | None) -> None:
+        """From now on each rank's steps are charged these, in ps; None: what is measured."""
+        self._executor.charge = None if durations_ps is None else durations_ps[self.rank]
+
+    # ------------------------------------------------------------ every step
+
+    def step(self, batch: Batch, rate: float, origin_ns: int) -> StepResult:
+        """One step of training.
+
+        Args:
+            batch: its tokens.
+            rate: learning rate.
+            origin_ns: of `time.monotonic_ns`: when the step began, for a wall clock.
+        """
+        job, number = self.job, batch.step
+        clock = comm.VirtualClock() if job.clock == "virtual" else comm.WallClock(origin_ns)
+        self._endpoint.begin_phase(step_seed(job.seed, number))
+        self._update.zero_grad()
+        record = self._executor.run(batch, clock)
+        self._board.say(self.rank, State.UPDATING, number)
+        for optimizer in self._update.optimizers.values():
+            optimizer.learning_rate = rate
+        losses = {stage: runner.losses for stage, runner in self._runners.items()}
+        every_loss = self._update.clip(job.clip, losses)
+        self._update.step()
+        self._endpoint.drain()
+        self._board.say(self.rank, State.IDLE, number)
+        first = next(iter(self._update.optimizers.values()), None)
+        norm = 0.0 if first is None else first.gradient_norm
+        return StepResult(record, every_loss, norm, first is None or first.last_step_was_finite)
+
+    # ------------------------------------------------------------ state
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Copies of this rank's weights and of its optimisers' state, by name."""
+        weights = {
+            name: parameter.data.copy()
+            for stage in self._stages.values()
+            for name, parameter in stage.named_parameters()
+        }
+        state = {name: array.copy() for name, array in self._update.state_dict().items()}
+        return weights, state
+
+    def load(
+        self, weights: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray] | None
+    ) -> None:
+        """Take what belongs to this rank from a whole model's weights and optimiser state."""
+        for stage in self._stages.values():
+            for name, parameter in stage.named_parameters():
+                parameter.data[...] = weights[name]
+        if optimizer is not None:
+            self._update.load_state_dict(optimizer)
+
+
+def run_worker(rank: int, setup: tuple[Job, comm.Address], serve: Callable[[Any], None]) -> None:
+    """What a rank's process runs."""
+    serve(Worker(rank, *setup))

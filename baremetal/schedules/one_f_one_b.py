@@ -1,0 +1,67 @@
+"""1F1B: one forward, one backward, as soon as there is something to go back for.
+
+    rank 0   0 1 2 3       0 0 4 1 1 5 2 2 . 3 3 . 4 4 . 5 5
+    rank 1     0 1 2   0 0 3 1 1 4 2 2 5 3 3 . 4 4 . 5 5
+    rank 2       0 1 0 0 2 1 1 3 2 2 4 3 3 5 4 4 . 5 5          p = 4, m = 6
+    rank 3         0 0 0 1 1 1 2 2 2 3 3 3 4 4 4 5 5 5            (a backward is two columns wide)
+             time ->
+
+Rank i lets p - 1 - i microbatches in ahead, then alternates. Nothing gets faster: the bubble is
+GPipe's, (p - 1)(F + I + W). But a microbatch now leaves for each one that comes in, so that rank i
+holds at most min(p - i, m) of them, however many there are in the batch.
+
+The price shows with a latency c per hop. Rank i may go on only when an answer to a microbatch that
+it sent p - 1 - i forwards ago is back, so hops are paid again and again: with p dividing m
+
+    makespan = (m + p - 1)(F + I + W) + (2 (p - 1) m/p + 2 (p - 2)) c.
+
+D. Narayanan et al., "PipeDream: Generalized Pipeline Parallelism for DNN Training", SOSP 2019; with
+a flush, as here: "Memory-Efficient Pipeline-Parallel DNN Training", ICML 2021.
+"""
+
+from fractions import Fraction
+
+from baremetal.schedules.action import Action, Kind
+from baremetal.schedules.generator import Generator, Share, Time, anything
+from baremetal.schedules.gpipe import idle
+from baremetal.schedules.schedule import Schedule
+
+
+def one_f_one_b(p: int, m: int, v: int = 1) -> Schedule:
+    """On each rank: a warm-up of forwards, then pairs, then the backwards that are left."""
+    ranks = []
+    for rank in range(p):
+        ahead = min(p - 1 - rank, m)
+        steps = [Action(Kind.F, rank, microbatch) for microbatch in range(ahead)]
+        for microbatch in range(m):
+            if microbatch + ahead < m:
+                steps.append(Action(Kind.F, rank, microbatch + ahead))
+            steps.append(Action(Kind.B, rank, microbatch))
+        ranks.append(tuple(steps))
+    return Schedule("1f1b", m, tuple(ranks), (tuple(range(p)),))
+
+
+def peaks(p: int, m: int, v: int) -> tuple[Fraction, ...]:
+    """What was let in ahead, and the one at work; there are no more than m."""
+    return tuple(Fraction(min(p - rank, m)) for rank in range(p))
+
+
+def makespan_with_latency(p: int, m: int, v: int, share: Share, latency: Time) -> Time | None:
+    """Known where p divides m and p >= 2."""
+    if m % p or p < 2:
+        return None
+    return (m + p - 1) * share.work + (2 * (p - 1) * m // p + 2 * (p - 2)) * latency
+
+
+ONE_F_ONE_B = Generator(
+    name="1f1b",
+    title="1F1B",
+    paper="Narayanan et al., SOSP 2019 and ICML 2021, arXiv 2006.09503",
+    domain="any",
+    build=one_f_one_b,
+    refusal=anything,
+    idle_span=idle,
+    idle_makespan=idle,
+    peaks=peaks,
+    makespan_with_latency=makespan_with_latency,
+)

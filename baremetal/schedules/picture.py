@@ -1,0 +1,234 @@
+"""A played schedule as a picture: time across, ranks down, a box for every step.
+
+Colour says what is done, and so does the box's edge: a pattern of its own for each kind, and the
+microbatch's number inside, so that a print in grey can be read, too. The paler a box, the higher
+the chunk of its rank (the second half of a V, mirrored copies). An overlapped pair stands as two
+half boxes, the forward above.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from baremetal.schedules.flat import chunk_numbers
+from baremetal.schedules.report import PS_PER_UNIT, SECONDS, UNITS
+from baremetal.schedules.terminal import COLOURS, WORDS, caption
+from baremetal.schedules.timeline import Timeline
+from baremetal.trace import style
+from baremetal.trace.picture import time_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HATCHES = {"F": "", "I": "///", "W": "...", "B": "\\\\\\"}
+GAP = 0.08  # between ranks, on either side, of a rank's height
+PALER = 0.45  # how much of the way to white each further chunk goes
+CROWD = 4000  # boxes; with more of them, rims and numbers would hide what they are about
+ROW_IN, REST_IN, TALLEST_IN = 0.34, 1.35, 14.0
+
+
+def draw_picture(
+    timeline: Timeline, path: str | os.PathLike[str], title: str = "", **options: Any
+) -> Path:
+    """Draw `schedule_figure` to a .png, .svg or .pdf, whole or not at all; return the path.
+
+    Raises:
+        BaremetalError: another suffix, or the file cannot be written.
+    """
+    return style.save(schedule_figure(timeline, title, **options), path)
+
+
+def schedule_figure(
+    timeline: Timeline, title: str = "", *, arrows: bool = False, unit: str = SECONDS
+) -> "Figure":
+    """The picture as a matplotlib Figure, not yet written.
+
+    Args:
+        timeline: what to draw.
+        title: its headline; the schedule's name unless given.
+        arrows: whether to draw every message, from where it departs to where it arrives.
+        unit: whether the axis is in seconds (and their parts) or in units.
+    """
+    ranks = len(timeline.schedule.ranks)
+    height_in = min(ROW_IN * ranks, TALLEST_IN) + REST_IN
+    figure, axes = style.new_figure(height_in, width_in=11.0)
+    draw_axes(axes, timeline, timeline.makespan_ps, unit, arrows=arrows)
+    schedule = timeline.schedule
+    headline = title or f"{schedule.name}: {ranks} ranks, {schedule.microbatches} microbatches"
+    axes.set_title(headline, loc="left", fontsize=style.TITLE_PT, fontweight="bold")
+    axes.set_xlabel(f"{axes.get_xlabel()}\n{caption(timeline)}")
+    _legend(figure, [timeline])
+    return figure
+
+
+def comparison_figure(timelines: Sequence[Timeline], unit: str = SECONDS) -> "Figure":
+    """Several schedules above each other, on one axis of time."""
+    rows = [len(timeline.schedule.ranks) for timeline in timelines]
+    height_in = min(0.16 * sum(rows) + 0.5 * len(rows) + 0.9, 40.0)
+    figure, first = style.new_figure(height_in, width_in=11.0)
+    first.remove()
+    panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
+    whole = max(timeline.makespan_ps for timeline in timelines)
+    for axes, timeline in zip(panels, timelines, strict=True):
+        style.dress(axes)
+        draw_axes(axes, timeline, whole, unit)
+        axes.set_title(
+            f"{timeline.schedule.name}: {caption(timeline)}", loc="left", fontsize=style.SMALL_PT
+        )
+        axes.set_xlabel("" if axes is not panels[-1] else axes.get_xlabel())
+    _legend(figure, timelines)
+    return figure
+
+
+class _Box(NamedTuple):
+    """A step, or half of an overlapped one, as it is drawn; heights in ranks, downwards."""
+
+    letter: str
+    chunk: int
+    left_ps: int
+    right_ps: int
+    top: float
+    bottom: float
+    text: str
+
+
+def draw_axes(
+    axes: "Axes", timeline: Timeline, whole_ps: int, unit: str = SECONDS, *, arrows: bool = False
+) -> None:
+    """Draw a timeline into axes that show the time from 0 to `whole_ps`."""
+    ranks = len(timeline.schedule.ranks)
+    name, unit_ps = ("units", PS_PER_UNIT) if unit == UNITS else time_unit(whole_ps)
+    axes.set_xlim(0, max(whole_ps, 1) / unit_ps)
+    axes.set_ylim(ranks, 0)
+    axes.set_yticks(np.arange(ranks) + 0.5, [f"rank {rank}" for rank in range(ranks)])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False)
+    axes.set_xlabel(f"time in {name}", fontsize=style.LABEL_PT, color=style.INK)
+    boxes = _boxes(timeline)
+    _draw_boxes(axes, boxes, unit_ps)
+    if arrows:
+        _draw_messages(axes, timeline, unit_ps)
+    if len(boxes) <= CROWD:
+        _write_numbers(axes, boxes, unit_ps)
+
+
+def _boxes(timeline: Timeline) -> list[_Box]:
+    chunk = chunk_numbers(timeline.schedule)
+    starts, ends = timeline.start_ps.tolist(), timeline.end_ps.tolist()
+    boxes: list[_Box] = []
+    number = 0
+    for rank, steps in enumerate(timeline.schedule.ranks):
+        for step in steps:
+            height = (1 - 2 * GAP) / len(step.parts)
+            for half, part in enumerate(step.parts):
+                top = rank + GAP + half * height
+                boxes.append(
+                    _Box(part.kind.name, chunk[part.stage], starts[number], ends[number], top,
+                         top + height, str(part.microbatch))
+                )  # fmt: skip
+            number += 1
+    return boxes
+
+
+def _draw_boxes(axes: "Axes", boxes: Sequence[_Box], unit_ps: int) -> None:
+    """One collection per kind and chunk: a hundred thousand boxes still draw quickly."""
+    from matplotlib.collections import PolyCollection
+
+    crowded = len(boxes) > CROWD
+    for letter, chunk in sorted({(box.letter, box.chunk) for box in boxes}):
+        mine = [box for box in boxes if (box.letter, box.chunk) == (letter, chunk)]
+        outlines: Any = [  # (boxes, 4 corners, x and y)
+            [(x / unit_ps, y) for x, y in (
+                (box.left_ps, box.top), (box.right_ps, box.top),
+                (box.right_ps, box.bottom), (box.left_ps, box.bottom),
+            )]
+            for box in mine
+        ]  # fmt: skip
+        face = paler(COLOURS[letter], chunk)
+        axes.add_collection(
+            PolyCollection(
+                outlines,
+                facecolor=face,
+                edgecolor=face if crowded else "white",
+                linewidth=0.2 if crowded else 0.8,
+                hatch=None if crowded else HATCHES[letter] or None,
+                zorder=2,
+            ),
+            autolim=False,
+        )
+
+
+def paler(colour: str, chunk: int) -> str:
+    """The colour, on its way to white by a further share with each chunk."""
+    left = (1 - PALER) ** chunk
+    channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    red, green, blue = (round(255 - (255 - channel) * left) for channel in channels)
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _write_numbers(axes: "Axes", boxes: Sequence[_Box], unit_ps: int) -> None:
+    """Each box's microbatch, where the box is wide enough for its digits."""
+    style.settle(axes)
+    low, high = axes.get_xlim()
+    points_per_ps = axes.bbox.width / style.DPI * 72 / (high - low) / unit_ps
+    row_points = axes.bbox.height / style.DPI * 72 / abs(np.diff(axes.get_ylim())[0])
+    for box in boxes:
+        size = min(style.SMALL_PT - 1, 0.8 * row_points * (box.bottom - box.top))
+        digit_points = 0.64 * size  # the width of a digit of matplotlib's font, DejaVu Sans
+        if digit_points * len(box.text) + 2 > (box.right_ps - box.left_ps) * points_per_ps:
+            continue
+        face = paler(COLOURS[box.letter], box.chunk)
+        axes.text(
+            (box.left_ps + box.right_ps) / 2 / unit_ps,
+            (box.top + box.bottom) / 2,
+            box.text,
+            ha="center",
+            va="center_baseline",
+            fontsize=size,
+            color=style.ink_on(face),
+            bbox={"facecolor": face, "edgecolor": "none", "pad": 0.6},  # no pattern behind it
+            zorder=3,
+        )
+
+
+def _draw_messages(axes: "Axes", timeline: Timeline, unit_ps: int) -> None:
+    """A thin arrow for each message, from where it departs to where it arrives."""
+    ranks = timeline.wiring.flat.ranks()
+    senders, takers = ranks[timeline.wiring.sender], ranks[timeline.wiring.taker]
+    for depart_ps, arrive_ps, source, target in zip(
+        timeline.depart_ps.tolist(), timeline.arrive_ps.tolist(), senders, takers, strict=True
+    ):
+        down = target > source
+        axes.annotate(
+            "",
+            xy=(arrive_ps / unit_ps, target + (GAP if down else 1 - GAP)),
+            xytext=(depart_ps / unit_ps, source + (1 - GAP if down else GAP)),
+            arrowprops={"arrowstyle": "->", "color": style.INK, "lw": 0.5, "shrinkA": 0,
+                        "shrinkB": 0, "mutation_scale": 5},
+            zorder=4,
+        )  # fmt: skip
+
+
+def _legend(figure: "Figure", timelines: Sequence[Timeline]) -> None:
+    from matplotlib.patches import Patch
+
+    used = {(box.letter, box.chunk) for timeline in timelines for box in _boxes(timeline)}
+    chunks = max(chunk for _, chunk in used)
+    figure.legend(
+        handles=[
+            Patch(
+                facecolor=paler(COLOURS[letter], chunk), edgecolor="white",
+                hatch=HATCHES[letter] or None,
+                label=WORDS[letter] + (f", chunk {chunk}" if chunks else ""),
+            )
+            for letter, chunk in sorted(used, key=lambda each: ("FIWB".index(each[0]), each[1]))
+        ],
+        loc="outside lower center",
+        ncols=max(chunks + 1, 4) if chunks < 4 else chunks + 1,
+        frameon=False,
+        fontsize=style.SMALL_PT,
+    )  # fmt: skip

@@ -1,0 +1,61 @@
+"""V-Min: a third of 1F1B's activations, for about GPipe's bubble at F = I = W.
+
+Stages are laid out as a V, and a microbatch never waits: one tick a rank on all four legs, the
+shortest life that it can have. On rank i its first chunk lives from tick i to 4p - 1 - i, its second
+from 2p - 1 - i to 2p + i: 4p ticks together, on every rank. With a new microbatch every six ticks
+that makes 2p/3 chunks, p/3 microbatches:
+
+    peak = floor((p + 4)/3)
+
+    idle = 4p - 5 chunks, or 4p - 7 where 3 divides p        if F = I = W
+
+Where 3 divides p, forwards of one microbatch would meet gradients of another in the same tick
+everywhere (2p is a multiple of the period); two ticks' pause before the gradient turns lets them
+pass, and the reordered ends win it back.
+
+There is no slack anywhere, so for unequal times idle time does grow with m: each period is as long
+as six times the longest of F, I and W, and a latency is paid with every microbatch.
+
+P. Qi, X. Wan, N. Amar, M. Lin, "Pipeline Parallelism with Controllable Memory", NeurIPS 2024,
+section 3.2.
+"""
+
+from fractions import Fraction
+
+from baremetal.schedules.building_block import repeated, v_block
+from baremetal.schedules.generator import Generator, Share, Time, evenly
+from baremetal.schedules.schedule import Schedule
+from baremetal.schedules.v_half import refusal
+
+
+def v_min(p: int, m: int, v: int = 2) -> Schedule:
+    """The block of pace 1 on every leg, repeated."""
+    block = v_block(p, paces=(1, 1, 1, 1), pauses=(0, 0 if p % 3 else 2, 0))
+    return repeated("v-min", block, p, m, warm_until=1)
+
+
+def idle(p: int, m: int, v: int, share: Share) -> Time | None:
+    """Known where the three times are equal, in chunks, each half a share."""
+    if not share.F == share.I == share.W:
+        return None
+    chunks = 0 if p == 1 else 4 * p - 5 if p % 3 else 4 * p - 7
+    return Fraction(chunks, 2) * share.F
+
+
+def peaks(p: int, m: int, v: int) -> tuple[Fraction, ...]:
+    """The largest of the ranks."""
+    return evenly(p, (p + 4) // 3)
+
+
+V_MIN = Generator(
+    name="v-min",
+    title="V-Min",
+    paper="Qi et al., NeurIPS 2024, arXiv 2405.15362",
+    domain="m >= 2p, two chunks",
+    build=v_min,
+    refusal=refusal,
+    idle_span=idle,
+    idle_makespan=idle,
+    peaks=peaks,
+    chunks=2,
+)

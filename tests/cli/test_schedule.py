@@ -1,0 +1,158 @@
+"""`baremetal schedule`, called as a person would."""
+
+import json
+
+import pytest
+
+from baremetal.cli import main
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def document(capsys):
+    """What a verb prints with --json."""
+
+    def run(*arguments):
+        assert main(["schedule", *arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture
+def refusal(capsys):
+    """The one line that these arguments are refused with."""
+
+    def run(*arguments):
+        assert main(["schedule", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.strip().splitlines()
+        return line
+
+    return run
+
+
+SIZES = ["--stages", "4", "--microbatches", "8", "--chunks", "1"]
+TIMES = ["--f", "10", "--b", "12", "--w", "8", "--latency", "0"]
+
+
+def test_simulate_gives_the_closed_forms(document):
+    found = document("simulate", "--schedule", "1f1b", *SIZES, *TIMES)
+    assert found["makespan"] == found["span"] == 11 * 30
+    assert found["bubble_makespan"] == found["bubble_span"] == pytest.approx(3 / 11)
+    assert found["peak_activations"] == 4
+    per_stage = found["per_stage"]
+    assert per_stage["peak_activations"] == [4, 3, 2, 1]
+    assert per_stage["span"] == [330, 300, 270, 240]
+    assert per_stage["bubble_makespan"] == pytest.approx([3 / 11] * 4)
+    assert per_stage["bubble_span"] == pytest.approx([90 / 330, 60 / 300, 30 / 270, 0])
+    assert per_stage["makespan"] == [330, 310, 290, 270]  # each B20 earlier, down the pipeline
+
+
+def test_latency_host_overhead_and_links(document):
+    found = document("simulate", "--stages", "2", "--microbatches", "1", "--latency", "0.5")
+    assert found["makespan"] == 7
+    assert found["per_stage"]["exposed_transfer"] == [0.5, 0.5]
+    found = document("simulate", "--stages", "1", "--microbatches", "4", "--host-overhead", "0.25")
+    assert found["makespan"] == 12 + 8 * 0.25
+    # 100 MB at 800 Gb/s last 1 ms, a unit; the latency is given in place of the link's
+    wire = ["--link", "800g", "--bytes", "100 MB", "--latency", "0"]
+    found = document("simulate", "--stages", "2", "--microbatches", "1", *wire)
+    assert found["makespan"] == 8
+
+
+def test_times_with_units_come_back_in_seconds(document):
+    times = ["--f", "1 ms", "--b", "1.5 ms", "--w", "500 us"]
+    found = document("simulate", "--stages", "1", "--microbatches", "2", *times)
+    assert found["unit"] == "s"
+    assert found["makespan"] == pytest.approx(6e-3)
+    assert found["makespan_ps"] == 6 * 10**9
+
+
+def test_times_by_stage_and_stragglers(document):
+    found = document("simulate", "--stages", "2", "--microbatches", "1", "--f", "1,3")
+    assert found["makespan"] == 1 + 3 + 2 + 2
+    slow = ["--straggler", "1:1.5"]
+    found = document("simulate", "--stages", "2", "--microbatches", "1", *slow)
+    assert found["makespan"] == 1 + 1.5 + 3 + 2
+
+
+def test_simulate_prints_a_table_and_a_rate(capsys):
+    assert main(["schedule", "simulate", *SIZES, "--repeat", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "27.3 % of the largest span (33), 27.3 % of the makespan" in out
+    assert "million actions a second" in out
+
+
+def test_draw_in_all_forms(here, capsys):
+    assert main(["schedule", "draw", *SIZES, "--width", "80"]) == 0
+    assert "rank 3  ..." in capsys.readouterr().out
+    files = ["--plot", "a.png", "--perfetto", "a.json", "--arrows"]
+    assert main(["schedule", "draw", *SIZES, *files]) == 0
+    assert (here / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((here / "a.json").read_text(encoding="utf-8"))["traceEvents"]
+
+
+def test_check_tells_memory_and_slots(document, capsys):
+    found = document("check", *SIZES)
+    assert found["deadlock_free"] is True
+    assert found["per_stage"]["peak_activations"] == [4, 3, 2, 1]
+    assert found["needed_slots"]["0->1"] == 4
+    assert main(["schedule", "check", *SIZES]) == 0
+    assert "complete, in order, free of deadlock" in capsys.readouterr().out
+
+
+def test_compare_is_one_table_and_one_picture(here, document, capsys):
+    found = document("compare", "--stages", "4", "--microbatches", "8", "--plot", "all.png")
+    by_name = {each["schedule"]: each for each in found["schedules"]}
+    assert by_name["gpipe"]["makespan"] == by_name["1f1b"]["makespan"] == 33
+    assert by_name["gpipe"]["peak_activations"] == 8
+    assert (here / "all.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["schedule", "compare"]) == 0
+    assert "bubble of span" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["paint"], ["schedule paint", "draw, check, simulate"]),
+        (["draw", "--schedule", "zb-9"], ["zb-9", "1f1b"]),
+        (["draw", "--stages", "0"], ["0 ranks"]),
+        (["draw", "--width", "5"], ["width of 5"]),
+        (["draw", "--plot", "a.gif"], ["a.gif", ".png"]),
+        (["simulate", "--f", "fast"], ["--f", "fast", "number of units"]),
+        (["simulate", "--f", "-1"], ["--f", "0 or more"]),
+        (["simulate", "--f", "1,2,3"], ["--f has 3 times for 4 stages"]),
+        (["simulate", "--f", "1,,2"], ["--f", "separated by commas"]),
+        (["simulate", "--f", "1e30"], ["--f", "at most 4611686 s"]),
+        (["simulate", "--latency", "1e6 s"], ["all steps and messages", "4.61e+06 s"]),
+        (["simulate", "--link", "800g", "--bytes", "9" * 20], ["800g", "picoseconds"]),
+        (["simulate", "--link", "900g"], ["900g", "800g"]),
+        (["simulate", "--bytes", "4 miles", "--link", "800g"], ["--bytes", "4 miles"]),
+        (["simulate", "--straggler", "1"], ["--straggler", "1:1.5"]),
+        (["simulate", "--straggler", "9:2"], ["straggler 9", "ranks 0 to 3"]),
+        (["simulate", "--slots", "-1"], ["--slots -1"]),
+        (["check", "--slots", "-1"], ["--slots -1"]),
+        (["simulate", "--microbatches", "many"], ["--microbatches", "many"]),
+        (["simulate", "--repeat", "-1"], ["--repeat -1"]),
+        (["simulate", "--seed", "-1"], ["--seed -1"]),
+        (["compare", "--stages", "0"], ["no schedule exists"]),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(refusal, arguments, words):
+    line = refusal(*arguments)
+    assert line.startswith("baremetal: ")
+    for word in words:
+        assert word in line, line
+
+
+def test_help_names_the_verbs(capsys):
+    assert main(["schedule"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in ("draw", "check", "simulate", "compare"))
