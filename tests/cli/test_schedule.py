@@ -5,6 +5,7 @@ import json
 import pytest
 
 from baremetal.cli import main
+from baremetal.schedules import SCHEDULES
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,23 @@ def test_latency_host_overhead_and_links(document):
     wire = ["--link", "800g", "--bytes", "100 MB", "--latency", "0"]
     found = document("simulate", "--stages", "2", "--microbatches", "1", *wire)
     assert found["makespan"] == 8
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_what_is_played_is_the_closed_form(name, document):
+    sizes = ["--schedule", name, "--stages", "4", "--microbatches", "12"]
+    found = document("simulate", *sizes)
+    forms = found["closed_form"]
+    assert "peak_activations" in forms
+    for key, value in forms.items():
+        assert found[key] == pytest.approx(value), key
+
+
+def test_closed_forms_with_latency_and_only_where_they_hold(document):
+    found = document("simulate", "--latency", "0.5", "--microbatches", "16")
+    assert found["closed_form"]["makespan"] == found["makespan"]
+    assert document("simulate", "--f", "1,2,1,1")["closed_form"] == {}
+    assert document("simulate", "--link", "800g")["closed_form"] == {}
 
 
 def test_times_with_units_come_back_in_seconds(document):
