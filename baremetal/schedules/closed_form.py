@@ -12,12 +12,12 @@ from baremetal.schedules.report import figure_time
 from baremetal.schedules.schedule import Schedule
 
 
-def closed_form(schedule: Schedule, given: Playing) -> dict[str, float]:
+def closed_form(name: str, schedule: Schedule, given: Playing) -> dict[str, float]:
     """`span`, `makespan` and `peak_activations` by formula, as far as there are formulas.
 
     Times are in units or seconds, as the options' are. Empty for a schedule of one's own.
     """
-    generator = SCHEDULES.get(schedule.name)
+    generator = SCHEDULES.get(name)
     if generator is None or not _is_plain(given):
         return {}
     p, m, v = len(schedule.ranks), schedule.microbatches, schedule.chunks

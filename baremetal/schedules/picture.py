@@ -183,7 +183,7 @@ def _write_numbers(panels: Sequence["Axes"], timelines: Sequence[Timeline], axis
         points_per_ps = axes.bbox.width / style.DPI * 72 / (high - low) / axis_ps
         row_points = axes.bbox.height / style.DPI * 72 / abs(np.diff(axes.get_ylim())[0])
         for box in boxes:
-            size = min(style.SMALL_PT - 1, 0.8 * row_points * (box.bottom - box.top))
+            size = min(style.SMALL_PT - 1, 0.65 * row_points * (box.bottom - box.top))
             digits_points = 0.64 * size * len(box.text)  # of DejaVu Sans, matplotlib's font
             if digits_points + 2 <= (box.right_ps - box.left_ps) * points_per_ps:
                 _write_number(axes, box, size, axis_ps)
