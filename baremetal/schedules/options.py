@@ -6,6 +6,7 @@ their order.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,6 +26,8 @@ from baremetal.schedules.timeline import Timeline
 from baremetal.schedules.times import LONGEST_PS, Times
 
 Value = TypeVar("Value")
+# 12, 1.5, 1e-3, 1/3; no number so long that reading it would take for ever
+BARE = re.compile(r"[+-]?\d{1,20}(\.\d{0,20})?(e[+-]?\d{1,2})?(/\d{1,20})?", re.ASCII)
 DEFAULT_STAGES, DEFAULT_MICROBATCHES = 4, 8
 
 
@@ -190,8 +193,8 @@ def read_time(option: str, text: str, divisor: int = 1) -> int:
 def _bare(text: str) -> Fraction | None:
     """A number without a unit, exactly: 1.5, 1/3; None if it is none."""
     try:
-        return Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
+        return Fraction(text.strip()) if BARE.fullmatch(text.strip()) else None
+    except ZeroDivisionError:
         return None
 
 
@@ -233,7 +236,7 @@ def read_stragglers(text: str) -> dict[int, float]:
 
 
 def _read_size(text: str) -> int:
-    if text.strip().isdecimal():
+    if re.fullmatch(r"\d{1,20}", text.strip(), re.ASCII):
         return int(text)
     try:
         return SIZE.parse(text)

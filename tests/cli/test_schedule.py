@@ -1,6 +1,8 @@
 """`baremetal schedule`, called as a person would."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -202,6 +204,10 @@ def test_compare_is_one_table_and_one_picture(here, document, capsys):
         (["simulate", "--f", "1,2,3"], ["--f has 3 times for 4 stages"]),
         (["simulate", "--f", "1,,2"], ["--f", "separated by commas"]),
         (["simulate", "--f", "1e30"], ["--f", "at most 4611686 s"]),
+        (["simulate", "--f", "1e999999999"], ["--f", "1e999999999"]),
+        (["simulate", "--f", "1/0"], ["--f", "1/0"]),
+        (["simulate", "--bytes", "9" * 5000, "--link", "800g"], ["--bytes"]),
+        (["simulate", "--straggler", "0:1e999"], ["factor", "inf"]),
         (["simulate", "--latency", "1e6 s"], ["all steps and messages", "4.61e+06 s"]),
         (["simulate", "--link", "800g", "--bytes", "9" * 20], ["800g", "picoseconds"]),
         (["simulate", "--link", "900g"], ["900g", "800g"]),
@@ -224,6 +230,13 @@ def test_bad_input_is_one_line(refusal, arguments, words):
     assert line.startswith("baremetal: ")
     for word in words:
         assert word in line, line
+
+
+def test_nothing_is_compiled_before_it_is_needed():
+    """numba and matplotlib take a second to import: --help should not."""
+    code = "import sys, baremetal.schedules.verbs; print({'numba', 'matplotlib'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_help_names_the_verbs(capsys):
