@@ -38,6 +38,8 @@ class Recorder(Protocol):
 
     def check(self, function: Callable[..., Any], arrays: tuple) -> None: ...
 
+    def leaf(self, leaf: Any, is_zeroed: bool) -> None: ...
+
 
 class Device:
     """A place where arrays live and kernels run: this machine's CPU.
@@ -56,6 +58,7 @@ class Device:
         self.kernels = kernels
         self.memory = MemoryPool()
         self.backward_passes = 0  # gradients of leaves may have changed as often
+        self.leaf_changes = 0  # a leaf got a gradient, lost it or moved; or a recording began
         self.sequence = itertools.count()  # numbers the tape's nodes in the order of their making
         self._listener: Listener | None = None
         self._recorder: Recorder | None = None
@@ -141,10 +144,26 @@ class Device:
         """While open, `recorder` sees every launch, lends every buffer and keeps every check."""
         with self.listen(recorder.launch):
             self._recorder = recorder
+            self.leaf_changes += 1  # who is captured already must not be called now: let it look
             try:
                 yield
             finally:
                 self._recorder = None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a step is being recorded."""
+        return self._recorder is not None
+
+    def note_leaf(self, leaf: Any, is_zeroed: bool = False) -> None:
+        """Called before a leaf's gradient is asked for or changes (`is_zeroed`: is forgotten).
+
+        What Python remembers of gradients is in no launch: a recorder notes it, and whoever holds
+        a recorded step sees by the count that it must look again.
+        """
+        self.leaf_changes += 1
+        if self._recorder is not None:
+            self._recorder.leaf(leaf, is_zeroed)
 
     def check(self, function: Callable[..., Any], *arrays: np.ndarray) -> None:
         """Call ``function(*arrays)``, which raises if their values are not what they must be.

@@ -122,6 +122,7 @@ class Tensor(Operators, Methods, InPlace):
         next backward changes it; an operation that saved it for its own backward will say so.
         What is assigned is copied, in this tensor's dtype.
         """
+        self.device.note_leaf(self)
         if self._grad is None:
             return None
         if self._grad_version is None:
@@ -142,6 +143,7 @@ class Tensor(Operators, Methods, InPlace):
                 "shapes must be equal"
             )
         # The next backward adds to it: that must not reach into memory that someone else holds.
+        self.device.note_leaf(self, is_zeroed=True)
         own = self._grad_buffer
         if own is None:
             self.zero_grad()

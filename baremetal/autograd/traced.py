@@ -92,6 +92,7 @@ class Traced:
             )
         if wanted:
             check_floating(self.dtype)
+        self.device.note_leaf(self)
         self.tracked = bool(wanted)
 
     # ------------------------------------------------------------ the gradient of a leaf
@@ -117,6 +118,7 @@ class Traced:
                 f"{'' if buffer.flags.writeable else 'not '}writeable: kernels will write through "
                 "its address, so it must be writeable and C-contiguous"
             )
+        self.device.note_leaf(self)
         self._grad_buffer = buffer
         self._grad_version = None  # of other memory
         if self._grad is not None:
@@ -134,11 +136,13 @@ class Traced:
 
     def set_gradient(self, array: np.ndarray) -> None:
         """Declare that `array` now holds the gradient (for the engine)."""
+        self.device.note_leaf(self)
         self._grad = array
         self.gradient_changed()
 
     def add_gradient(self, result: np.ndarray, shared: bool) -> None:
         """Add a gradient that a rule returned; `shared` memory is copied before it is kept."""
+        self.device.note_leaf(self)
         self.gradient_changed()
         if self._grad is not None:
             self.device.launch(add_kernel, self._grad, result, self._grad)
@@ -154,6 +158,7 @@ class Traced:
 
     def zero_grad(self) -> None:
         """Forget the gradient. (A buffer is overwritten by the next gradient, not cleared now.)"""
+        self.device.note_leaf(self, is_zeroed=True)
         self._grad = None
         if self._grad_buffer is None:
             self._grad_version = None  # the next gradient will lie elsewhere

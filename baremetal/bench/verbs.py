@@ -176,6 +176,40 @@ def _run_precision(given: PrecisionOptions) -> None:
     )  # fmt: skip
 
 
+# ---------------------------------------------------------------- link
+
+
+@dataclass(frozen=True)
+class LinkOptions:
+    """Time messages between two processes: shared memory beside a pipe, MPI and memcpy."""
+
+    rounds: int = 7
+    """How often the contenders take turns."""
+    small: int = 500
+    """Round trips of 4 KiB in a turn."""
+    large: int = 5
+    """Round trips of the large message in a turn."""
+    mebibytes: int = 64
+    """Size of the large message, MiB."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def _run_link(given: LinkOptions) -> None:
+    from baremetal.bench.contender import check_at_least_one
+    from baremetal.bench.link.measure import measure_link
+    from baremetal.bench.link.report import link_table
+
+    check_at_least_one(
+        rounds=given.rounds, small=given.small, large=given.large, mebibytes=given.mebibytes
+    )
+    with status() as say:
+        result = measure_link(
+            given.rounds, given.small, given.large, given.mebibytes << 20, progress=say
+        )
+    print(_json(result) if given.json else link_table(result))
+
+
 # ---------------------------------------------------------------- all of them
 
 
@@ -203,6 +237,9 @@ BENCHMARKS = {
     ),
     "launches": Benchmark(
         "what one launch costs", "baremetal bench launches", LaunchesOptions, _run_launches
+    ),
+    "link": Benchmark(
+        "a message between two processes", "baremetal bench link", LinkOptions, _run_link
     ),
     "train": Benchmark(
         "the default run to its end", "baremetal bench train --steps 500", TrainOptions, _run_train

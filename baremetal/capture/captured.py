@@ -7,7 +7,9 @@
 The inputs are arrays. The function gets buffers of the capture's own, in which every later call
 puts its new values; what it returns are tensors (or arrays) whose memory each call overwrites: the
 same objects every time. A number that is to last is read off them (`loss.item()`), an array copied.
-A tensor counts the call as a change in place, so that a backward which had saved it says so.
+The gradient of an input is that of our copy of it: return it (`x.grad`).
+A result counts the call as a change in place, so that a backward which had saved it says so. A
+parameter does not: keep no tape of an eager forward across a call that updates its weights.
 Anything else that should change from step to step must lie in a buffer that the function reads by a
 launch: the optimisers' learning rate and the dropout's step do (`Optimizer.scalars`,
 `DropoutState`).
@@ -19,6 +21,8 @@ What Python does in the function happens once, while it is recorded:
     reading a tensor's value  is refused: `.item()`, `float(loss)`, `if loss > 3:`
     a NumPy array made inside is a constant from then on
     printing, counting        happens in the first call and never again
+    writing by NumPy          is refused, where it can be seen (`unseen.py`)
+    `zero_grad()`, `x.grad`   which gradients there are must be as it was (`leaves.py`)
 
 State (moments, an arena) must exist before the first call: what the function makes and keeps, the
 replay makes anew each time.
@@ -35,22 +39,25 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from baremetal.autograd import CPU, Device, Tensor
+from baremetal.autograd import CPU, Device, Parameter, Tensor
 from baremetal.autograd.op import owner
-from baremetal.autograd.structure import mapped
+from baremetal.autograd.structure import leaves, mapped
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.fusion import FusionRow, chosen_fusions, compare_fusions, fuse_recording
+from baremetal.capture.leaves import Leaves, refuse_inside_recording
 from baremetal.capture.measure import measure_plan
 from baremetal.capture.native import NativeStep
 from baremetal.capture.plan import Plan, make_plan
 from baremetal.capture.recording import RecordedCheck, Recording, record
 from baremetal.capture.replay import Replay
 from baremetal.capture.stale import ResultVersion
-from baremetal.capture.undo import Undo
+from baremetal.capture.undo import Kept, Undo
+from baremetal.capture.unseen import refuse_unseen_changes
 from baremetal.trace import Trace
 
 Level = Literal["replay", "native", "native-exact"]
 LEVELS = get_args(Level)
+LOOK = -1  # no number of changes: look at the leaves in the next call
 
 
 class Captured:
@@ -77,13 +84,15 @@ class Captured:
         self._device = device
         self._named = named
         self._native: NativeStep | None = None
-        self._name = getattr(function, "__name__", repr(function))
+        self._name = _name_of(function)
         self._inputs: tuple[Any, ...] = ()  # our arrays, and what is frozen between them
         self._arrays: list[np.ndarray] = []  # the arrays alone
         self._expected: list[tuple[Any, Any, Any]] = []  # all, with shape and dtype of arrays
         self._checks: Sequence[RecordedCheck] = ()
         self._returned: Any = None
         self._recording: Recording | None = None
+        self._leaves = Leaves([])
+        self._leaf_changes = LOOK  # how many there were when the leaves were last looked at
         self._replay: Replay | None = None
         self._run: Callable[[], None] = _not_recorded
 
@@ -99,15 +108,23 @@ class Captured:
                 (numbers, strings) are frozen and must be equal in every call.
 
         Raises:
-            CaptureError: an input of another shape or dtype, a frozen one that differs; or the
-                step stopped half-way (the message says what that means for the parameters).
+            CaptureError: an input of another shape or dtype, a frozen one that differs, arrays
+                within a container; a parameter that has moved, or has a gradient where it had none;
+                another recording is open; or the step stopped half-way (the message says what that
+                means for the parameters).
             BaremetalError: what the function's own checks raise (a token outside the vocabulary).
         """
         if self._replay is None:
             returned = self._record(inputs)
         else:
+            must_look = self._device.leaf_changes != self._leaf_changes
+            if must_look:
+                refuse_inside_recording(self._device, self._name)
+                self._leaves.check(self._name)
             self._copy_in(inputs)
             self._run()
+            if must_look:
+                self._note_leaves()
             returned = self._returned
         self.calls += 1
         return returned
@@ -163,6 +180,7 @@ class Captured:
         return compare_fusions(self._recording, self.fusions, rounds)
 
     def _record(self, inputs: tuple) -> Any:
+        refuse_inside_recording(self._device, self._name)
         own = tuple(_own(value) for value in inputs)
         self._inputs = tuple(x.data if isinstance(x, Tensor) else x for x in own)
         self._arrays = [x for x in self._inputs if type(x) is np.ndarray]
@@ -171,9 +189,13 @@ class Captured:
         ]
         with Undo() as undo:  # whatever goes wrong on the way, the weights are as before
             returned, recording = record(self.function, own, self._device, undo)
+            passed = [_kept(x, y) for x, y in zip(self._inputs, inputs, strict=True)]
+            kept = [*undo.kept, *filter(None, passed)]
+            refuse_unseen_changes(self._name, kept, recording.launches)
             self._returned = mapped(returned, partial(self._as_result, recording))
             del returned  # with it goes the tape, and what only the tape kept alive
             recording.find_kept()
+            self._leaves = recording.leaf_notes.leaves(self._is_input)
             plan = make_plan(*fuse_recording(recording, self.fusions))
             self._checks = plan.checks
             replay = Replay(plan, native=self._device.kernels == "native")
@@ -184,14 +206,29 @@ class Captured:
                 self._run = self._native.run
         self._recording = recording
         self._replay = replay  # now, and not before: a failed recording begins anew
+        self._note_leaves()
+        if any(
+            self._is_input(x.data if isinstance(x, Tensor) else x) for x in leaves(self._returned)
+        ):
+            self._copy_in = self._copy_in_apart  # type: ignore[method-assign]
         return self._returned
+
+    def _note_leaves(self) -> None:
+        """The step has run: nobody need look at its leaves until one of them changes."""
+        self._leaves.set_as_recorded()
+        always = self._leaves.depends_on_itself
+        self._leaf_changes = LOOK if always else self._device.leaf_changes
+
+    def _is_input(self, array: Any) -> bool:
+        """Whether this is the memory of one of our inputs."""
+        return any(owner(array) is owner(own) for own in self._arrays)
 
     def _as_result(self, recording: Recording, value: Any) -> Any:
         """A returned tensor off the tape, which belongs to the first call only."""
         if not isinstance(value, Tensor):
             return value
         lent = recording.operand(value.data).buffer is not None
-        if lent or any(owner(value.data) is owner(own) for own in self._arrays):
+        if lent or self._is_input(value.data):
             return value.made_by_op(value.data, None, ResultVersion(value.version, self))
         return value.detach()  # a parameter, say: no call overwrites it because it was returned
 
@@ -210,6 +247,10 @@ class Captured:
         if self._checks:
             self._check()
 
+    def _copy_in_apart(self, inputs: tuple) -> None:
+        """Where inputs are returned: one result may be the next call's other input."""
+        Captured._copy_in(self, tuple(_own(value) for value in inputs))
+
     def _check(self) -> None:
         """What the function checks of values from outside, before anything is launched."""
         for check in self._checks:
@@ -217,11 +258,11 @@ class Captured:
 
     def _copy_unusual(self, own: Any, given: Any) -> None:
         """A tensor, an equal dtype that is another object, something frozen: or refuse it."""
-        array = given.data if isinstance(given, Tensor) else given
+        array = given.data if isinstance(given, Tensor) else _frozen(given)
         if isinstance(array, np.ndarray) and isinstance(own, np.ndarray):
             fits = array.shape == own.shape and array.dtype == own.dtype
         else:
-            fits = type(given) is type(own) and given == own
+            fits = array is own or (type(array) is type(own) and array == own)
         if not fits:
             position = next(i for i, mine in enumerate(self._inputs) if mine is own)
             self._refuse_input(position, own, given)
@@ -280,8 +321,43 @@ def _not_recorded() -> None:
     raise AssertionError("the first call records")
 
 
+def _name_of(function: Callable[..., Any]) -> str:
+    """What to call it; the same in every process, since it stands in the compiled step."""
+    inner = function.func if isinstance(function, partial) else function
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def _frozen(value: Any) -> Any:
+    """A container as it is now, to be compared with what it holds later; all else as it is.
+
+    Raises:
+        CaptureError: there are arrays in it, which would be constants.
+    """
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value
+    if any(isinstance(leaf, (np.ndarray, Tensor)) for leaf in leaves(value)):
+        raise CaptureError(
+            f"an input is a {type(value).__name__} with arrays in it, which a replay would not "
+            "copy: pass each array as an input of its own"
+        )
+    return mapped(value, lambda leaf: leaf)
+
+
+def _kept(own: Any, given: Any) -> Kept | None:
+    """What an input held before the function got it."""
+    if type(own) is not np.ndarray or own.size == 0:
+        return None
+    content = np.array(given.data if isinstance(given, Tensor) else given, own.dtype, order="C")
+    return Kept(own.ctypes.data, content.reshape(-1).view(np.uint8), own)
+
+
 def _own(value: Any) -> Any:
     """A copy of an input in memory that stays ours."""
+    if isinstance(value, Parameter):
+        raise CaptureError(
+            f"an input is the parameter '{value.name}' {value.shape}, of which the function would "
+            "get a copy, and the copy the gradient: let the function find its parameters by itself"
+        )
     if isinstance(value, Tensor):
         if value.node is not None:
             raise CaptureError(
@@ -289,4 +365,4 @@ def _own(value: Any) -> Any:
                 "gradients cannot leave a captured function; detach() it"
             )
         return Tensor(value.data.copy(), value.requires_grad, device=value.device, name=value.name)
-    return value.copy() if isinstance(value, np.ndarray) else value
+    return np.array(value, order="C") if isinstance(value, np.ndarray) else _frozen(value)

@@ -22,6 +22,8 @@ process to process; they come in tables. So its hash is a key under which the co
 kept on disk (`native.py`), and no other plan can be mistaken for it.
 """
 
+import keyword
+import math
 import re
 import struct
 import textwrap
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 WIDTH = 100
 LARGEST_SIZE = 1 << 60  # a word beyond is the bit pattern of a float64, not a size
 ARGUMENTS = ("arena", "workspace", "fixed", "bodies", "threads")  # of every function
-RESERVED = {*ARGUMENTS, "bits", "inline", "part", "run", "step", "table"}
+IMPORTED = ("bits", "inline", "part", "run", "table", "words_f32", "words_f64")
+RESERVED = {*ARGUMENTS, *IMPORTED, *keyword.kwlist, "step"}
 
 
 def write_program(
@@ -103,7 +106,7 @@ class _Function:
         return self._locals[place.key]
 
     def _free_name(self, wanted: str) -> str:
-        stem = re.sub(r"\W+", "_", wanted).strip("_") or "operand"
+        stem = re.sub(r"\W+", "_", wanted, flags=re.ASCII).strip("_") or "operand"
         stem = f"_{stem}" if stem[0].isdigit() else stem
         name, number = stem, 1
         while name in self._taken:
@@ -233,11 +236,13 @@ class _Writer:
 
     def _header(self, placer: Placer, name: str) -> str:
         rows = [
-            f"    fixed[{row}]  {label}, {note}" for row, (label, note) in enumerate(placer.notes)
+            f"    fixed[{row}]  {_in_docstring(label)}, {note}"
+            for row, (label, note) in enumerate(placer.notes)
         ]
+        called = _in_docstring(name)
         essay = "\n".join(
             [
-                f'"""The captured function `{name}`, written out: {len(self._calls)} calls.',
+                f'"""The captured function `{called}`, written out: {len(self._calls)} calls.',
                 "",
                 "Generated, to be read; a change here does nothing, for what runs is compiled",
                 "from a copy whose name is the hash of its content. A kernel's body is called in",
@@ -310,11 +315,17 @@ def _wrapped_comment(text: str) -> list[str]:
     )
 
 
+def _in_docstring(text: str) -> str:
+    """Somebody's name for something, without what would end the docstring or the line."""
+    return re.sub(r'["\\\n]', "_", text)
+
+
 def _number(word: int) -> str:
     """A word that is no address: a size as it is, a floating-point attribute as its value."""
     if -LARGEST_SIZE < word < LARGEST_SIZE:
         return str(word)
-    return f"bits({struct.unpack('<d', struct.pack('<q', word))[0]!r})"
+    value = struct.unpack("<d", struct.pack("<q", word))[0]
+    return f"bits({value!r})" if math.isfinite(value) else str(word)  # no literal means infinity
 
 
 def _shared_name(names: Sequence[str]) -> str:

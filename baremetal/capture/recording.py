@@ -29,8 +29,10 @@ import numpy as np
 from baremetal.autograd.device import Device
 from baremetal.autograd.memory import aligned_memory
 from baremetal.autograd.op import owner
+from baremetal.autograd.traced import Traced
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.extent import byte_extent
+from baremetal.capture.leaves import LeafNotes
 from baremetal.capture.undo import Undo
 from baremetal.kernels.cost import Cost
 from baremetal.kernels.kernel import Kernel
@@ -128,6 +130,7 @@ class Recording:
         buffers: every allocation, in its order.
         lent: those of them that were lent to hold inputs.
         checks: of values that come from outside.
+        leaf_notes: on tensors whose gradients are asked for or changed.
     """
 
     def __init__(self, undo: Undo) -> None:
@@ -135,6 +138,7 @@ class Recording:
         self.buffers: list[Buffer] = []
         self.lent: list[Buffer] = []
         self.checks: list[RecordedCheck] = []
+        self.leaf_notes = LeafNotes()
         self._undo = undo
         self._alive: dict[int, tuple[Buffer, weakref.ref]] = {}  # by the id of what owns it
 
@@ -185,6 +189,11 @@ class Recording:
                     "a captured step cannot stop half-way; compute it outside and pass it in"
                 )
         self.checks.append(RecordedCheck(function, arrays))
+
+    def leaf(self, leaf: Traced, is_zeroed: bool) -> None:
+        """Note a leaf before its gradient changes; one made in the step is new in each of them."""
+        if self.operand(leaf.data).buffer is None:
+            self.leaf_notes.note(leaf, is_zeroed)
 
     def operand(self, array: np.ndarray) -> Operand:
         """The array as a view of a buffer of this recording, or as a fixed array."""

@@ -64,6 +64,7 @@ from baremetal.capture.both_ways import record_both_ways
 from baremetal.capture.cycle import Cycle
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.gradients import Gradients
+from baremetal.capture.leaves import refuse_inside_recording
 from baremetal.capture.plan import Plan
 from baremetal.capture.recording import Operand, RecordedCheck
 from baremetal.capture.replay import Replay
@@ -165,12 +166,13 @@ class Segment:
 
         Raises:
             CaptureError: it is not this segment's turn in this slot, an input has another shape or
-                dtype, a parameter has moved, some gradients are there and some are not, or it
-                stopped half-way.
+                dtype, a parameter has moved, some gradients are there and some are not, a recording
+                is open, or it stopped half-way.
             BaremetalError: what the function's own checks raise (a token outside the vocabulary);
                 nothing has run then.
         """
         owner, position = self._owner, self._position
+        refuse_inside_recording(owner.device, f"'{self.name}'")
         owner.cycle.check_turn(slot, position)
         is_first = owner.gradients.are_first(position)
         bound = self._bound[slot]
@@ -226,6 +228,7 @@ class Segments:
             gradients both versions (to look at).
         cycle: which segment's turn it is in which slot.
         gradients: where the parameters' gradients are added up.
+        device: where the segments launch.
     """
 
     def __init__(
@@ -234,12 +237,13 @@ class Segments:
         versions: Sequence[int],
         plans: SlotPlan,
         gradients: Gradients,
-        native: bool,
+        device: Device,
     ) -> None:
         self.memory: SlotMemory = plans.memory
         self.plan = plans.whole
         self._plans = plans
         self.gradients = gradients
+        self.device = device
         self.cycle = Cycle([part.name for part in recorded], plans.memory.slots)
         self._arena = aligned_memory(plans.memory.total_bytes)
         self._workspace = Workspace()
@@ -247,7 +251,7 @@ class Segments:
         cut_plans = iter(plans.segments)
         for position, (part, count) in enumerate(zip(recorded, versions, strict=True)):
             own = [next(cut_plans) for _ in range(count)]
-            bound = [self._bind(part, own, slot, native) for slot in range(self.slots)]
+            bound = [self._bind(part, own, slot) for slot in range(self.slots)]
             self._segments[part.name] = Segment(self, position, part, own, bound)
 
     def __getitem__(self, name: str) -> Segment:
@@ -297,11 +301,10 @@ class Segments:
         """Give a microbatch up half-way (after a forward alone, after an error)."""
         self.cycle.release(slot)
 
-    def _bind(
-        self, part: RecordedSegment, versions: Sequence[Plan], slot: int, native: bool
-    ) -> _Bound:
+    def _bind(self, part: RecordedSegment, versions: Sequence[Plan], slot: int) -> _Bound:
         """One segment at the addresses of one slot."""
         replays = []
+        native = self.device.kernels == "native"
         for version in versions:
             there = self._plans.at(version, slot)
             replays.append(Replay(there, native, self._arena, self._workspace))
@@ -361,7 +364,7 @@ def capture_segments(
     plans = plan_slots(joined.launches, joined.buffers, cuts, slots)
     verify_plan(plans.whole)
     versions = [len(each) for each in joined.cuts]
-    return Segments(added, versions, plans, gradients, native=device.kernels == "native")
+    return Segments(added, versions, plans, gradients, device)
 
 
 def _check_arguments(functions: Mapping, inputs: Mapping, slots: int) -> None:

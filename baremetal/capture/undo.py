@@ -29,24 +29,37 @@ import numpy as np
 from baremetal.capture.extent import byte_extent
 
 
-class _Kept(NamedTuple):
-    """Bytes as they were, and where they belong."""
+class Kept(NamedTuple):
+    """Bytes as they were, and where they belong.
+
+    Attributes:
+        address: of the first.
+        content: all of them, uint8.
+        array: reaches over them, and keeps that memory alive.
+    """
 
     address: int
     content: np.ndarray
-    array: np.ndarray  # keeps that memory alive
+    array: np.ndarray
+
+    def bytes_now(self) -> np.ndarray:
+        """What lies there now, uint8."""
+        return np.ctypeslib.as_array(
+            (ctypes.c_uint8 * self.content.size).from_address(self.address)
+        )
 
 
 class Undo:
     """Keeps bytes; as a context, it puts them back when an exception passes through.
 
     Attributes:
-        kept_bytes: how many are kept.
+        kept: the bytes, stretch by stretch.
+        kept_bytes: how many they are.
     """
 
     def __init__(self) -> None:
         self.kept_bytes = 0
-        self._kept: list[_Kept] = []
+        self.kept: list[Kept] = []
         # What is kept, as stretches of addresses that neither overlap nor touch, in order.
         self._starts: list[int] = []
         self._stops: list[int] = []
@@ -75,13 +88,13 @@ class Undo:
 
     def put_back(self) -> None:
         """Put everything back where it was."""
-        for kept in self._kept:
+        for kept in self.kept:
             ctypes.memmove(kept.address, kept.content.ctypes.data, kept.content.size)
 
     def forget(self) -> None:
         """Drop the copies."""
         self.kept_bytes = 0
-        self._kept.clear()
+        self.kept.clear()
         self._starts.clear()
         self._stops.clear()
 
@@ -108,5 +121,5 @@ class Undo:
         if stop > start:
             content = np.empty(stop - start, np.uint8)
             ctypes.memmove(content.ctypes.data, start, content.size)
-            self._kept.append(_Kept(start, content, array))
+            self.kept.append(Kept(start, content, array))
             self.kept_bytes += content.size

@@ -44,7 +44,7 @@ class Board:
 
     def __init__(self, memory: np.ndarray, ranks: int) -> None:
         self._memory = memory
-        self._words = memoryview(memory[: board_bytes(ranks)]).cast("q")
+        self._words = memory[: board_bytes(ranks)].data.cast("q")
         self._ranks = ranks
 
     @property
@@ -53,7 +53,7 @@ class Board:
         return self._memory.__array_interface__["data"][0]
 
     def abort(self, reason: str) -> None:
-        """End the run: every waiting rank raises AbortedError with this reason. The first counts."""
+        """End the run: every waiting rank raises AbortedError with the first reason."""
         if self._words[ABORT]:
             return
         text = reason.encode("utf-8")[:TEXT_BYTES]

@@ -11,10 +11,12 @@ A step of a schedule uses its channels in this order, and every time in it is mo
     end     = clock.advance(duration)
     target.commit(j, end)                   or target.send(j, array, end), which copies
 
-The times travel with the messages: the sender, which knows its link, writes when a message will have
-arrived; the receiver writes when it took it, which is when the slot is free.
+The times travel with the messages: the sender, which knows its link, writes when a message will
+have arrived; the receiver writes when it took it, which is when the slot is free.
 """
 
+import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -57,18 +59,41 @@ class Receiver(Protocol):
         """Copy the message into an array, verify it, and give the slot back as of `taken_ps`."""
 
 
-def check_array(array: np.ndarray, lane: Lane) -> None:
-    """Refuse an array that is not what the lane carries.
+class Addresses:
+    """Where the arrays lie that a lane is given; an array is looked at once if it comes again.
 
-    Raises:
-        SequenceError: another shape or dtype, or not contiguous.
+    Asking NumPy for an address takes a microsecond, which is much beside a small message, and a
+    stage whose memory is planned gives the same buffers again and again. No array is kept alive.
     """
-    if array.shape != lane.shape or array.dtype != lane.dtype or not array.flags.c_contiguous:
-        layout = "" if array.flags.c_contiguous else ", not contiguous"
-        raise SequenceError(
-            f"lane '{lane.label}' carries arrays of shape {lane.shape} and dtype {lane.dtype}, "
-            f"contiguous, and was given shape {array.shape}, {array.dtype}{layout}"
-        )
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._dtype = np.dtype(lane.dtype)
+        self._known: Callable[[], np.ndarray | None] = lambda: None
+        self._address = 0
+
+    def of(self, array: np.ndarray) -> int:
+        """The address of an array of the lane's shape and dtype.
+
+        Raises:
+            SequenceError: another shape or dtype, or not contiguous.
+        """
+        if self._known() is not array:
+            self._check(array)
+            self._address = array.__array_interface__["data"][0]
+            self._known = weakref.ref(array)
+        return self._address
+
+    def _check(self, array: np.ndarray) -> None:
+        if not isinstance(array, np.ndarray):
+            raise SequenceError(f"a lane carries arrays, and was given {type(array).__name__}")
+        lane, in_one_piece = self._lane, array.flags.c_contiguous
+        if array.shape != lane.shape or array.dtype != self._dtype or not in_one_piece:
+            raise SequenceError(
+                f"lane '{lane.label}' carries arrays of shape {lane.shape} and dtype {lane.dtype}, "
+                f"contiguous, and was given shape {array.shape}, {array.dtype}"
+                f"{'' if in_one_piece else ', not contiguous'}"
+            )
 
 
 def next_error(channel: object, sequence: int, due: int) -> SequenceError:

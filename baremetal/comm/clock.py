@@ -1,10 +1,10 @@
 """Clocks: what time it is on the modelled machine, in integer picoseconds.
 
-- A `VirtualClock` is a number. Work moves it forward by what the work is charged, a message moves it
-  to the later of now and the arrival. It gives the same times on any computer, however many cores
-  it has, and however long things really take (the idea is L. Lamport's, "Time, Clocks, and the
-  Ordering of Events in a Distributed System", 1978; with durations on it, it is a simulation that
-  happens to compute real gradients).
+- A `VirtualClock` is a number. Work moves it forward by what the work is charged, a message moves
+  it to the later of now and the arrival. It gives the same times on any computer, however many
+  cores it has, and however long things really take (the idea is L. Lamport's, "Time, Clocks, and
+  the Ordering of Events in a Distributed System", 1978; with durations on it, it is a simulation
+  that happens to compute real gradients).
 - A `WallClock` is the computer's own. Work takes as long as it takes, and a receiver really waits
   until the message would have arrived over the modelled link.
 """

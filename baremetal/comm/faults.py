@@ -1,7 +1,7 @@
 """Messages that go wrong on purpose: lost, duplicated, out of order, damaged.
 
-A network does all four. Shared memory does none, so here the sender does it: for a chosen message of
-a chosen lane, what it first puts into the slot is wrong, and it keeps a clean copy.
+A network does all four. Shared memory does none, so here the sender does it: for a chosen message
+of a chosen lane, what it first puts into the slot is wrong, and it keeps a clean copy.
 
     DROP        nothing is put there
     CORRUPT     one bit of the payload is flipped after the checksum was made
@@ -61,7 +61,9 @@ class MessageFault:
 
     def __post_init__(self) -> None:
         if self.lane < 0 or self.sequence < 0 or self.times < 1 or self.bit < 0:
-            raise CommError(f"a message that goes wrong: {self}: numbers count from 0, times from 1")
+            raise CommError(
+                f"a message that goes wrong: {self}: numbers count from 0, times from 1"
+            )
 
 
 @dataclass
@@ -126,8 +128,7 @@ class FaultySender(RingSender):
         if source == 0:
             payload = self._payloads[sequence % self._slots]
             return payload.copy().reshape(-1).view(np.uint8)
-        memory = (ctypes.c_uint8 * self._size).from_address(source)
-        return np.frombuffer(memory, np.uint8).copy()
+        return np.frombuffer(ctypes.string_at(source, self._size), np.uint8)
 
     def _show(self, sequence: int, kept: _Kept, fault: MessageFault, attempt: int) -> None:
         """Put into the slot what the receiver is to meet."""

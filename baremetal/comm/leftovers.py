@@ -1,19 +1,19 @@
 """What a killed run leaves behind, and how the next one clears it away.
 
-Shared memory outlives its processes. A run removes its segments when it ends, also when it ends with
-an error; only a `kill -9` of the process that made them (or a power cut, after which there is
-nothing to remove) leaves them in memory. So each run writes down, *before* it makes a segment, what
-it will be called, in a record of its own, and whoever starts next reads the records of runs that are
-gone and removes what they name.
+Shared memory outlives its processes. A run removes its segments when it ends, also when it ends
+with an error; only a `kill -9` of the process that made them (or a power cut, after which there
+is nothing to remove) leaves them in memory. So each run writes down, *before* it makes a segment,
+what it will be called, in a record of its own, and whoever starts next reads the records of runs
+that are gone and removes what they name.
 
-How does one know that a run is gone? A process number says little: numbers are used again. Here the
-owner holds a lock on its record (`flock`), which the operating system releases when the process
-ends, in whatever way, and in no other case. Whoever can take the lock knows. The lock belongs to the
-open file: a spawned child does not inherit it.
+How does one know that a run is gone? A process number says little: numbers are used again. Here
+the owner holds a lock on its record (`flock`), which the operating system releases when the
+process ends, in whatever way, and in no other case. Whoever can take the lock knows. The lock
+belongs to the open file: a spawned child does not inherit it.
 
-Records lie in a private folder of the machine's temporary directory, since memory is a machine's own
-while home folders are shared by many. On Windows segments go with their processes, and there is
-nothing to do.
+Records lie in a private folder of the machine's temporary directory, since memory is a machine's
+own while home folders are shared by many. On Windows segments go with their processes, and there
+is nothing to do.
 """
 
 import contextlib

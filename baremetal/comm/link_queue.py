@@ -4,11 +4,11 @@
     free'    = depart + busy             (losses + 1) occupancy + losses timeout
     arrival  = free' + latency + jitter
 
-There is one link for each ordered pair of ranks, each direction its own (full duplex), and the rank
-that sends keeps its state: nobody else needs to know when it is free. All lanes between the two
-share it. What a message costs and suffers is `machine/link.py`'s to say, a pure function of the seed,
-the two ranks and the message's number on the link, so that whoever else asks (the simulator, another
-transport) comes to the same picosecond.
+There is one link for each ordered pair of ranks, each direction its own (full duplex), and the
+rank that sends keeps its state: nobody else needs to know when it is free. All lanes between the
+two share it. What a message costs and suffers is `machine/link.py`'s to say, a pure function of
+the seed, the two ranks and the message's number on the link, so that whoever else asks (the
+simulator, another transport) comes to the same picosecond.
 """
 
 from typing import NamedTuple

@@ -7,9 +7,9 @@ goes from the sender's slot to the receiver's slot of the same number. Everythin
 the layout of a slot, both checksums, the labels, the modelled times in the header. So the modelled
 time of a run is the same, to the picosecond, as in shared memory.
 
-What must be sent back is when a slot was taken: a *credit*, two words, (label, time in ps). It allows
-the sender to use its slot again, and it carries the time from which the slot was free on the modelled
-machine.
+What must be sent back is when a slot was taken: a *credit*, two words, (label, time in ps). It
+allows the sender to use its slot again, and it carries the time from which the slot was free on
+the modelled machine.
 
 MPI delivers messages of one sender and one tag in the order in which they were sent, to receives in
 the order in which they were posted. So receives are posted in the order of message numbers, even if

@@ -1,26 +1,27 @@
 """The two ends of a lane in shared memory: a ring of slots, filled by one, emptied by the other.
 
 Message k lies in slot k mod n. Its sender waits until message k - n has been taken from there
-(back-pressure), and its receiver until the slot's label says k + 1 (0 is nothing). There is no lock,
-for each word has one writer. The receiver may take messages in another order than they came.
+(back-pressure), and its receiver until the slot's label says k + 1 (0 is nothing). There is no
+lock, for each word has one writer. The receiver may take messages in another order than they
+came.
 
 Two ways to send. `send` copies an array into the slot and sums it in the same pass. `reserve` and
 `commit` let the work write straight into the slot: nothing is copied, but the sum needs a pass of
 its own, which only reads (and what was just written is often still in the cache).
 
-**When something is wrong.** A receiver that finds a damaged message, or another one where it expects
-its own, or nothing for a while, asks again: it writes into the slot which message it wants, and in
-which attempt. The sender reads that when it next waits, and sends again what it has kept. It keeps a
-copy only of messages that are meant to go wrong (`faults.py`), and says so in the header (`kept`):
-shared memory loses nothing by itself, and a second copy of everything would cost what the zero-copy
-path saves. Damage to a message that is not kept cannot be mended; it is detected all the same, and
-raises `CorruptionError`.
+**When something is wrong.** A receiver that finds a damaged message, or another one where it
+expects its own, or nothing for a while, asks again: it writes into the slot which message it
+wants, and in which attempt. The sender reads that when it next waits, and sends again what it has
+kept. It keeps a copy only of messages that are meant to go wrong (`faults.py`), and says so in
+the header (`kept`): shared memory loses nothing by itself, and a second copy of everything would
+cost what the zero-copy path saves. Damage to a message that is not kept cannot be mended; it is
+detected all the same, and raises `CorruptionError`.
 """
 
 import numpy as np
 
 from baremetal.comm.board import WaitingFor
-from baremetal.comm.channel import check_array, next_error
+from baremetal.comm.channel import Addresses, next_error
 from baremetal.comm.errors import CorruptionError, SequenceError
 from baremetal.comm.layout import Lane
 from baremetal.comm.link_queue import LinkQueue, Transfer
@@ -61,12 +62,13 @@ class _Ring:
         self._size = lane.size_bytes
         self._waiting = waiting
         self._counts = waiting.counts
+        self._addresses = Addresses(lane)
         self._code = compiled()
         self._abort = waiting.board.abort_address
         rows = memory.reshape(lane.slots, lane.stride_bytes)
         start = memory.__array_interface__["data"][0]
         self._headers = [start + slot * lane.stride_bytes for slot in range(lane.slots)]
-        self._words = [memoryview(row[:HEADER_BYTES]).cast("q") for row in rows]
+        self._words = [row[:HEADER_BYTES].data.cast("q") for row in rows]
         payloads = [row[HEADER_BYTES : HEADER_BYTES + self._size] for row in rows]
         self._payloads = [part.view(lane.dtype).reshape(lane.shape) for part in payloads]
 
@@ -123,9 +125,9 @@ class RingSender(_Ring):
     def send(self, sequence: int, array: np.ndarray, ready_ps: int) -> Transfer:
         """Send a copy of an array of the lane's shape and dtype."""
         self._check_next(sequence)
-        check_array(array, self.lane)
+        source = self._addresses.of(array)
         self.free(sequence)
-        return self._publish(sequence, array.__array_interface__["data"][0], ready_ps)
+        return self._publish(sequence, source, ready_ps)
 
     def _check_next(self, sequence: int) -> None:
         if sequence != self._next:
@@ -166,8 +168,9 @@ class RingReceiver(_Ring):
     def __init__(self, number: int, lane: Lane, memory: np.ndarray, waiting: Waiting) -> None:
         super().__init__(number, lane, memory, waiting)
         # How far a message has been copied, and its sums so far.
-        self._state = memoryview(np.zeros(3, np.int64))
-        self._state_address = np.asarray(self._state).__array_interface__["data"][0]
+        state = np.zeros(3, np.int64)
+        self._state = state.data
+        self._state_address = state.__array_interface__["data"][0]
         self._met: set[tuple[int, int]] = set()  # labels met where another was expected
 
     def try_arrival(self, sequence: int) -> int | None:
@@ -195,14 +198,14 @@ class RingReceiver(_Ring):
                 `into` then holds the damaged ones.
             SequenceError, AbortedError: as `arrival`.
         """
-        check_array(into, self.lane)
+        target = self._addresses.of(into)
         slot = sequence % self._slots
         words, state = self._words[slot], self._state
         attempt = self._await(sequence, 0)
-        self._copy(sequence, into)
+        self._copy(sequence, target)
         while state[1] != words[SUM] or state[2] != words[WEIGHTED]:
             attempt = self._await(sequence, self._damaged(sequence, attempt, "checksum"))
-            self._copy(sequence, into)
+            self._copy(sequence, target)
         self._give_back(sequence, taken_ps)
         self._counts.received += 1
         self._counts.received_bytes += self._size
@@ -236,10 +239,10 @@ class RingReceiver(_Ring):
         self._words[slot][RELEASE] = taken_ps
         self._code.store(self._headers[slot] + 8 * TAKEN, sequence + 1)
 
-    def _copy(self, sequence: int, into: np.ndarray) -> None:
+    def _copy(self, sequence: int, target: int) -> None:
         header = self._headers[sequence % self._slots]
         self._state[0] = self._state[1] = self._state[2] = 0
-        target, state = into.__array_interface__["data"][0], self._state_address
+        state = self._state_address
 
         def look(spins: int) -> int:
             return self._code.take(

@@ -32,7 +32,7 @@ from baremetal.comm.errors import CommError
 try:
     import _posixshmem  # CPython's own door to shm_open and shm_unlink
 except ImportError:  # Windows
-    _posixshmem = None  # type: ignore[assignment]
+    _posixshmem = None
 
 LONGEST_NAME = 30  # on macOS, without the leading slash
 ROOM = "/dev/shm"  # where Linux keeps segments
@@ -74,8 +74,10 @@ class SharedMemory:
             try:
                 os.ftruncate(handle, size_bytes)
                 if sys.platform == "linux":
-                    os.posix_fallocate(handle, 0, size_bytes)  # an error here, not a bus error later
-                return cls(name, size_bytes, mmap.mmap(handle, size_bytes))
+                    os.posix_fallocate(
+                        handle, 0, size_bytes
+                    )  # an error here, not a bus error later
+                return cls(name, size_bytes, _mapped(handle, size_bytes))
             except BaseException:
                 unlink(name)
                 raise
@@ -101,7 +103,7 @@ class SharedMemory:
                         f"shared memory {name} has {there} bytes, and {size_bytes} were expected: "
                         "it belongs to another plan"
                     )
-                return cls(name, size_bytes, mmap.mmap(handle, size_bytes))
+                return cls(name, size_bytes, _mapped(handle, size_bytes))
             finally:
                 os.close(handle)
 
@@ -124,6 +126,12 @@ def unlink(name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _mapped(handle: int, size_bytes: int) -> mmap.mmap:
+    """The segment in our address space, all pages at once: one by one costs much more."""
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # Linux has it
+    return mmap.mmap(handle, size_bytes, flags=flags)
 
 
 def _check(name: str, size_bytes: int) -> None:

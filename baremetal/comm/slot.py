@@ -7,20 +7,21 @@
 
 Each side writes its own cache lines, so that the two processors do not fight over one.
 
-**Order.** The receiver must not see the label before what it labels. Two things could disturb that
-order: the compiler, which may move stores around, and the processor. x86 keeps stores in order and
-loads in order (only a load may overtake an earlier store), so there only the compiler must be held
-back. ARM keeps neither. A *release* store (everything before it becomes visible first) paired with
-an *acquire* load (nothing after it is read earlier) is right on both; LLVM makes plain moves of
-them on x86, and `stlr` and `ldar` on ARM. NumPy has neither, so whatever orders anything is read and
-written by the two intrinsics below. Words are aligned to 8 bytes, and so are written in one piece.
+**Order.** The receiver must not see the label before what it labels. Two things could disturb
+that order: the compiler, which may move stores around, and the processor. x86 keeps stores in
+order and loads in order (only a load may overtake an earlier store), so there only the compiler
+must be held back. ARM keeps neither. A *release* store (everything before it becomes visible
+first) paired with an *acquire* load (nothing after it is read earlier) is right on both; LLVM
+makes plain moves of them on x86, and `stlr` and `ldar` on ARM. NumPy has neither, so whatever
+orders anything is read and written by the two intrinsics below. Words are aligned to 8 bytes, and
+so are written in one piece.
 
 **One pass.** A message is limited by memory, not by arithmetic: a second pass to sum what was just
 copied would halve the rate. Both sums of `checksum.py` are made while the words go by, in a loop
 that vectorises (a widening multiplication and two additions for four bytes).
 
-**Following.** 64 MiB copied into the slot and then copied out of it would travel at half the rate of
-memcpy. So the sender publishes the header first and then, block by block, how far it has come
+**Following.** 64 MiB copied into the slot and then copied out of it would travel at half the rate
+of memcpy. So the sender publishes the header first and then, block by block, how far it has come
 (`written`), and the receiver follows a block behind, on its own core.
 
 Addresses are integers, and the functions do not hold the GIL. The constants that compiled code
@@ -259,10 +260,10 @@ def _await_label(header, label, attempt, abort, spins):
     DAMAGED: it does, but the words of the header are not those that the sender wrote.
     """
     for _ in range(spins):
-        if load_acquire(header + 8 * LABEL) == label:
-            if load_acquire(header + 8 * ATTEMPT) >= attempt:
-                whole = _header_sum(header) == load_acquire(header + 8 * HEADER_SUM)
-                return READY if whole else DAMAGED
+        here = load_acquire(header + 8 * LABEL) == label
+        if here and load_acquire(header + 8 * ATTEMPT) >= attempt:
+            whole = _header_sum(header) == load_acquire(header + 8 * HEADER_SUM)
+            return READY if whole else DAMAGED
         if load_acquire(abort) != 0:
             return ABORTED
     return NOT_YET

@@ -1,10 +1,12 @@
 """Waiting for another process: first awake, then ever more patiently, and never for ever.
 
-A message that is a microsecond away is worth looking for without a pause; sleeping and waking costs
-fifty. A message that is a second away is not: whoever spins takes a core from the rank that is being
-waited for. So a rank looks some thousand times in compiled code, then gives the core away between
-looks, then sleeps, twice as long each time up to a millisecond. In every round it looks whether the
-run is over, counts a beat, and does what others may be waiting for.
+A message that is a microsecond away is worth looking for without a pause; sleeping and waking
+costs fifty. A message that is a second away is not: whoever spins takes a core from the rank that
+is being waited for (two ranks that the system has put on one core would each spin until the
+other's turn). So a rank looks some thousand times in compiled code, then offers the core between
+looks, which costs next to nothing if nobody wants it, then sleeps, twice as long each time up to
+a millisecond. In every round it looks whether the run is over, counts a beat, and does what
+others may be waiting for.
 """
 
 import os
@@ -21,9 +23,9 @@ from baremetal.comm.slot import ABORTED, NOT_YET
 
 Look: TypeAlias = Callable[[int], int]
 
-SPINS = 60_000  # looks before the first pause: about 40 us
+SPINS = 3_000  # looks before the first pause: about 2 us
 FEW_SPINS = 100  # looks between two pauses
-YIELDS = 20  # rounds that only give the core away
+YIELDS = 100  # rounds that only give the core away: where nobody wants it, some 200 us
 SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 20e-6, 1e-3
 
 give_way = getattr(os, "sched_yield", lambda: time.sleep(0))  # Windows has no sched_yield

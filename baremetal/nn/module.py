@@ -140,6 +140,7 @@ class Module:
             place = parameter.device if device is None else device
             array = place.empty(parameter.shape, parameter.dtype if dtype is None else dtype)
             place.launch(copy, parameter.data, array)
+            parameter.device.note_leaf(parameter)
             parameter.data, parameter.device = array, place
             parameter.version.bump("to")
         return self

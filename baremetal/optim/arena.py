@@ -92,6 +92,7 @@ class ParameterArena:
             parameter = place.parameter
             if parameter.data is not view or not parameter.tracked:
                 raise _lost(parameter, frozen=not parameter.tracked)
+            self.device.note_leaf(parameter)
             if not parameter.has_gradient:
                 self.device.launch(fill, grad, value=0.0)
                 parameter.gradient_changed("step")

@@ -37,13 +37,15 @@ class Group(NamedTuple):
 class Measurement(NamedTuple):
     """What `clip` was asked, and how many backward passes there had been.
 
-    `is_whole`: it measured all gradients itself, and could do so again.
+    `is_whole`: it measured all gradients itself, and could do so again. `is_recorded`: a replay
+    will repeat the call, and this object will know nothing of it.
     """
 
     max_norm: float
     loss: np.ndarray
     backward_passes: int
     is_whole: bool
+    is_recorded: bool
 
 
 class Span(NamedTuple):
@@ -244,16 +246,25 @@ class Optimizer:
             kernels.clip_factor, sums, watched, self.scalars, max_norm=float(max_norm)
         )
         self._measured = Measurement(
-            max_norm, watched, self.device.backward_passes, is_whole=square_sums is None
-        )
+            max_norm, watched, self.device.backward_passes,
+            is_whole=square_sums is None, is_recorded=self.device.is_recorded,
+        )  # fmt: skip
 
     def step(self) -> None:
         """Update every parameter from its gradient (nothing at all if the gate is closed).
 
         Gradients that came after `clip` are measured again, with the same `max_norm`: a clip factor
         and a gate are worth nothing for gradients that they have not seen.
+
+        Raises:
+            BaremetalError: `clip` is part of a captured function and this call is not.
         """
         measured = self._measured
+        if measured is not None and measured.is_recorded and not self.device.is_recorded:
+            raise BaremetalError(
+                "clip() was called by a captured function, step() is called outside it, where the "
+                "next replay's clip() would not be known: capture both, or call both outside"
+            )
         if measured is None:
             self.clip(0.0)
         elif measured.backward_passes != self.device.backward_passes:

@@ -58,6 +58,16 @@ class InProcess:
                 )
         return total_loss([runner.losses for runner in self.runners])
 
+    def evaluate(self, batch: Batch) -> float:
+        """The loss of a batch, forward alone: the mean over its tokens, in nats."""
+        for runner in self.runners:
+            runner.begin_step(batch)
+        for microbatch in range(len(batch.inputs)):
+            x = None
+            for stage in self.schedule.path_of(microbatch):
+                x = self.runners[stage].evaluate(microbatch, x)
+        return total_loss([runner.losses for runner in self.runners])
+
     def _may_start(self, action: Action) -> bool:
         return not self._needs_message(action) or self._message_for(action) in self._on_the_way
 

@@ -11,6 +11,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Literal, Protocol
 
+import numpy as np
+
 from baremetal import comm
 from baremetal.machine.chip import Chip
 from baremetal.machine.link import Link
@@ -60,6 +62,7 @@ class Job:
         seed: of jitter and losses.
         eager: stages run through Python, not from plans.
         threads: of each rank's kernels.
+        precision: in which the modelled chip computes.
         clip: largest norm of the gradient; 0 for none.
     """
 
@@ -83,6 +86,7 @@ class Job:
     seed: int = 0
     eager: bool = False
     threads: int = 1
+    precision: str = "bf16"
     clip: float = 0.0
 
     @property
@@ -98,6 +102,11 @@ class Job:
     def wiring(self) -> Wiring:
         """The schedule's messages."""
         return wire(self.schedule)
+
+    @property
+    def message_bytes(self) -> int:
+        """Of the activations of one microbatch, or of their gradient."""
+        return self.samples * self.context * self.width * np.dtype(self.dtype).itemsize
 
     @cached_property
     def lane_slots(self) -> list[int]:

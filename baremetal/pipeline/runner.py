@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from baremetal.autograd import Tensor, no_grad
 from baremetal.kernels.cost import Cost
 from baremetal.nn.language_model import IGNORE_INDEX
 from baremetal.pipeline.errors import PipelineError
@@ -114,6 +115,25 @@ class StageRunner(ABC):
         if kind is Kind.W:
             return self._weight_gradient(microbatch)
         return self._backward(microbatch)
+
+    def evaluate(self, microbatch: int, x: np.ndarray | None = None) -> np.ndarray | None:
+        """The forward of a step that has no backward: in evaluation mode, nothing is kept.
+
+        Args:
+            microbatch: of the batch that `begin_step` was given.
+            x: activations, wherever they lie; None at the first stage.
+
+        Returns:
+            Activations to be sent, in new memory; None at the last stage, where `losses` has the
+            microbatch's share of the batch's mean.
+        """
+        batch, stage = self.batch, self.stage
+        y = stage.evaluate(batch.inputs[microbatch] if x is None else x)
+        if not stage.part.is_last:
+            return y
+        with no_grad():
+            self.losses[microbatch] = stage.loss(Tensor(y), batch.targets[microbatch]).item()
+        return None
 
     def _outside_inputs(self, microbatch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Tokens (at the first stage) and targets (at the last); dropout is told who comes."""

@@ -14,7 +14,7 @@ name, whose gradients are added up before the update (`copies.py`).
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class Stage:
         part: which blocks.
 
     Attributes:
-        model: the model without what others have. Its parameters have the whole model's names, so
-            `state_dict` and `load_state_dict(..., strict=False)` speak of the same files.
+        model: the model without what others have: a model of the same class, with parameters of
+            the same names, but not to be called.
         blocks: its blocks, under their numbers in the whole model.
         total: (1,) float64, how many tokens the loss is a mean over; written before a step.
 
@@ -95,6 +95,23 @@ class Stage:
         """Its parameters by name, the frozen ones left out."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Its parameters, named as in the whole model."""
+        yield from self.model.named_parameters()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Its parameters' arrays; those of all stages together are the whole model's."""
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Copy what belongs to this stage from the state of a whole model.
+
+        Raises:
+            StateError: something is missing, or does not fit.
+        """
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: state[name] for name in own if name in state})
+
     # ------------------------------------------------------------ arithmetic
 
     def run(self, x: np.ndarray | Tensor, cache: KeyValueCache | None = None) -> Tensor:
@@ -136,11 +153,6 @@ class Stage:
         finally:
             self.model.train()
 
-    def evaluate_loss(self, x: np.ndarray, targets: np.ndarray) -> float:
-        """At the last stage: the mean loss over these targets, in nats per token."""
-        logits = Tensor(self.evaluate(x))
-        return float(ops.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX).item())
-
     def new_cache(self, batch: int = 1) -> KeyValueCache:
         """An empty key-value cache of its own blocks, for `batch` sequences."""
         config = self.model.config
@@ -148,7 +160,3 @@ class Stage:
         return KeyValueCache(
             len(self.blocks), batch, config.context, self.model.kv_heads, head_width, self.dtype
         )
-
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Its parameters, named as in the whole model."""
-        yield from self.model.named_parameters()

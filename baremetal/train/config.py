@@ -27,6 +27,9 @@ LARGEST_RATE = 1e30  # beyond it a float32 update overflows whatever the gradien
 ModelName = Literal["gpt", "llama", "moe"]
 OptimizerName = Literal["adamw", "sgd", "muon"]
 SamplerName = Literal["random", "epoch"]
+ClockName = Literal["virtual", "wall"]
+ChargeName = Literal["roofline", "unit", "measured"]
+BalanceName = Literal["flops", "parameters", "time"]
 PrecisionName = Literal["float32", "bf16", "fp16", "fp8", "fp8-block", "nvfp4"]
 
 
@@ -108,6 +111,43 @@ class TrainConfig:
     sample_tokens: int = 400
     """Length of the sample at the end; 0 for none."""
 
+    stages: int = 0
+    """Pipeline: how many processes the model is divided among; 0 trains in one."""
+    schedule: str = "1f1b"
+    """Pipeline: who works when: a name ('baremetal schedule compare --help'), or a file."""
+    microbatches: int = 8
+    """Pipeline: how many pieces a batch is cut into."""
+    chunks: int = 0
+    """Pipeline: stages per process; 0 means what the schedule has by itself."""
+    chip: str = "gb300"
+    """Pipeline: the modelled chip ('baremetal machine list'), or a TOML file."""
+    link: str = "800g"
+    """Pipeline: the modelled link between neighbours, or a TOML file; 'ideal' takes no time."""
+    modelled_precision: str = "bf16"
+    """Pipeline: in which the modelled chip computes (here it is float32)."""
+    clock: ClockName = "virtual"
+    """Pipeline: modelled time is counted, or really waited for."""
+    charge: ChargeName = "roofline"
+    """Pipeline: what an action costs: the chip's roofline, --unit-times, or what was measured."""
+    unit_times: str = "1 ms, 1 ms, 1 ms"
+    """Pipeline: times of F, I and W of a stage, for --charge unit."""
+    balance: BalanceName = "flops"
+    """Pipeline: what the stages are made equal in."""
+    slots: int = 0
+    """Pipeline: messages a lane between two stages holds; 0: enough that none ever waits."""
+    host_overhead: str = "0 us"
+    """Pipeline: modelled time that the host adds to every action."""
+    straggler: str = ""
+    """Pipeline: slower processes, as in '2:1.5, 3:1.1' (modelled time)."""
+    fault: str = ""
+    """Pipeline: what goes wrong on purpose, as in 'kill rank 1 step 20 action 5'; see the docs."""
+    restart: bool = False
+    """Pipeline: after a failure go on from the last good checkpoint."""
+    hang_limit: float = 60.0
+    """Pipeline: seconds without progress after which a process counts as hung."""
+    verbose: bool = False
+    """Pipeline: print every message of the first step."""
+
     name: str = ""
     """Name of the run; empty means data, model and a number."""
     out: str = "runs"
@@ -129,6 +169,10 @@ class TrainConfig:
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "warmup", "sample_tokens", "threads", "kv_heads", "clip", "seed"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("stages", "chunks", "slots"):
+            _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        _require("microbatches", self.microbatches, self.microbatches >= 1, "at least 1")
+        _require("hang_limit", self.hang_limit, self.hang_limit > 0, "more than 0")
         for name in ("eval_every", "eval_batches", "checkpoint_every"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("beta1", "beta2", "dropout"):
@@ -145,11 +189,32 @@ class TrainConfig:
                 "cannot be compiled as a whole: leave --native away, or train gpt or llama"
             )
         self._check_precision()
+        if self.stages:
+            self._check_pipeline()
         if self.width % self.heads:
             raise BaremetalError(
                 f"width {self.width} is no multiple of {self.heads} heads: each head takes an "
                 f"equal slice; try width {self.heads * (self.width // self.heads + 1)}"
             )
+
+    def _check_pipeline(self) -> None:
+        if self.batch % self.microbatches:
+            raise BaremetalError(
+                f"--batch {self.batch} --microbatches {self.microbatches}: microbatches are of equal "
+                f"size; try --batch {self.microbatches * -(-self.batch // self.microbatches)}"
+            )
+        if self.accumulate != 1:
+            raise BaremetalError(
+                f"--accumulate {self.accumulate} with --stages: a pipeline's microbatches are its "
+                "accumulation; give --microbatches"
+            )
+        for name in ("native", "precision", "loss_scale"):
+            default = next(f.default for f in dataclasses.fields(self) if f.name == name)
+            if getattr(self, name) != default:
+                raise BaremetalError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)} with --stages: pipeline "
+                    "stages are replayed in float32; leave it away"
+                )
 
     def _check_precision(self) -> None:
         scale = self.fixed_loss_scale

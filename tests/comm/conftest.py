@@ -1,4 +1,4 @@
-"""After every test of this room, also a failing one: no segment, no record and no process is left."""
+"""After every test of this room, also a failing one, no segment, record or process is left."""
 
 import multiprocessing
 import sys

@@ -1,4 +1,4 @@
-"""What the ranks of the MPI tests do: `mpiexec -n 2 python mpi_ranks.py WHAT`; rank 0 prints JSON."""
+"""What the ranks of the MPI tests do: `mpiexec -n 2 python mpi_ranks.py WHAT` prints JSON."""
 
 import json
 import sys

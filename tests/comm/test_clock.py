@@ -12,7 +12,12 @@ from baremetal.machine.link import Link
 
 def test_virtual_time_only_grows():
     clock = VirtualClock()
-    assert [clock.wait_until(5), clock.advance(3), clock.wait_until(2), clock.now_ps()] == [5, 8, 8, 8]
+    assert [clock.wait_until(5), clock.advance(3), clock.wait_until(2), clock.now_ps()] == [
+        5,
+        8,
+        8,
+        8,
+    ]
 
 
 @pytest.mark.parametrize("ahead_ps", [0, 10**6, 10**8, 3 * 10**10])

@@ -44,12 +44,19 @@ def test_what_arrives_is_what_was_sent(joined, wrong, slots, zero_copy):
     assert sender.resent == 1
     assert receiver.requested >= 1
     found = receiver.damaged, receiver.duplicated, receiver.out_of_order
-    assert found == {
-        Wrong.DROP: (0, 0, 0),
-        Wrong.CORRUPT: (1, 0, 0),
-        Wrong.DUPLICATE: (0, int(slots > 1), 0),  # in the same slot it looks like the message before
-        Wrong.REORDER: (0, 0, 1),
-    }[wrong]
+    assert (
+        found
+        == {
+            Wrong.DROP: (0, 0, 0),
+            Wrong.CORRUPT: (1, 0, 0),
+            Wrong.DUPLICATE: (
+                0,
+                int(slots > 1),
+                0,
+            ),  # in the same slot it looks like the message before
+            Wrong.REORDER: (0, 0, 1),
+        }[wrong]
+    )
 
 
 @pytest.mark.parametrize("wrong", [Wrong.DROP, Wrong.CORRUPT])

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from itertools import pairwise
 
 import comm_ranks
 import numpy as np
@@ -15,7 +16,9 @@ from baremetal.comm.faults import MessageFault, Wrong
 from baremetal.comm.layout import Lane, make_layout
 from baremetal.comm.leftovers import records_folder, sweep_leftovers
 
-PATIENCE_S = 60  # until a process that does not answer fails the test; one that works never needs it
+PATIENCE_S = (
+    60  # until a process that does not answer fails the test; one that works never needs it
+)
 
 
 def answer(pipe):
@@ -67,7 +70,9 @@ def test_large_messages_are_followed_while_they_are_written(start):
 
 
 def test_faults_are_mended_between_processes(start):
-    faults = [MessageFault(wrong, lane, 3 * k) for lane in range(2) for k, wrong in enumerate(Wrong)]
+    faults = [
+        MessageFault(wrong, lane, 3 * k) for lane in range(2) for k, wrong in enumerate(Wrong)
+    ]
     _, _, theirs, ours = there_and_back(start, (1000,), 14, faults=faults)
     assert theirs.damaged == ours.damaged == 1
     assert theirs.duplicated == ours.duplicated == 1
@@ -85,7 +90,7 @@ def test_on_the_wall_nothing_arrives_too_early(start):
         assert now >= arrival >= sent.arrival_ps + 50 + 2000
         assert sent.arrival_ps == sent.depart_ps + 1110
     arrivals = [arrival for _, arrival, _ in times]
-    assert all(later >= earlier + lap for earlier, later in zip(arrivals, arrivals[1:], strict=False))
+    assert all(later >= earlier + lap for earlier, later in pairwise(arrivals))
 
 
 def test_a_rank_whose_peer_is_killed_is_woken(start):

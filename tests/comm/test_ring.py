@@ -47,7 +47,7 @@ def test_any_shape_dtype_and_number_of_slots(dtype, shape, slots):
         into = np.empty(lane.shape, dtype)
         for k in range(4):
             for number in range(2):  # neighbours in memory
-                one.senders[number].send(k, 100 * message(k + number, lane), 0)
+                one.senders[number].send(k, np.asarray(100 * message(k + number, lane)), 0)
             for number in range(2):
                 two.receivers[number].receive(k, into, 0)
                 np.testing.assert_array_equal(into, 100 * message(k + number, lane))
@@ -171,6 +171,8 @@ def test_only_what_the_lane_carries(ends, refused):
         sender.send(0, np.empty((5, 3), np.float32), 0)
     with refused("float32", "float64"):
         receiver.receive(0, np.empty((3, 5)), 0)
+    with refused("carries arrays", "given float64"):
+        sender.send(0, np.float64(3.0), 0)
     with refused("not contiguous"):
         sender.send(0, np.empty((5, 3), np.float32).T, 0)
 

@@ -40,7 +40,9 @@ def test_an_array_outlives_object_and_name():
 
 def test_a_process_that_looks_in_does_not_take_it_along(segment):
     # With multiprocessing.shared_memory, before Python 3.13, the segment would be gone.
-    program = f"from baremetal.comm.shared_memory import SharedMemory; SharedMemory.attach('{NAME}', 9)"
+    program = (
+        f"from baremetal.comm.shared_memory import SharedMemory; SharedMemory.attach('{NAME}', 9)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     SharedMemory.attach(NAME, 5000)
@@ -93,6 +95,6 @@ def test_pages_are_there_when_it_is_made():
     made = SharedMemory.create(NAME, 2**20)
     try:
         assert os.stat(f"/dev/shm/{NAME}").st_blocks * 512 == 2**20
-        np.testing.assert_array_equal(made.bytes[:: 4096], 0)
+        np.testing.assert_array_equal(made.bytes[::4096], 0)
     finally:
         made.unlink()

@@ -1,4 +1,6 @@
-"""What the tests of the pipeline share: tiny models, batches, orders, and the model in one piece."""
+"""What the tests of the pipeline share: tiny models, batches, orders, and the uncut model."""
+
+import copy
 
 import numpy as np
 
@@ -51,9 +53,28 @@ def actions(text):
     return tuple(Action(Kind[word[1]], int(word[0]), int(word[2:])) for word in text.split())
 
 
-ONE_F_ONE_B = Schedule(
-    "1f1b", 2, (actions("0F0 0F1 0B0 0B1"), actions("1F0 1B0 1F1 1B1")), ((0, 1),)
-)
+def one_f_one_b(stages, microbatches):
+    """As few forwards ahead as the stages behind need, then forward and backward in turns."""
+    ranks = []
+    for stage in range(stages):
+        ahead = min(stages - stage, microbatches)
+        order = [Action(Kind.F, stage, m) for m in range(microbatches)]
+        for m in range(microbatches):
+            at = min(ahead + 2 * m, microbatches + m)
+            order.insert(at, Action(Kind.B, stage, m))
+        ranks.append(tuple(order))
+    return Schedule("1f1b", microbatches, tuple(ranks), (tuple(range(stages)),))
+
+
+def mirrored(schedule):
+    """The same twice, from both ends: rank r has its stage and a copy of the last rank's."""
+    stages, count = schedule.stages, schedule.microbatches
+    ranks = [
+        (*there, *(Action(kind, stage + stages, m + count) for kind, stage, m in back))
+        for there, back in zip(schedule.ranks, reversed(schedule.ranks), strict=True)
+    ]
+    paths = (tuple(range(stages)), tuple(range(stages, 2 * stages)))
+    return Schedule("mirrored " + schedule.name, 2 * count, tuple(ranks), paths)
 
 
 def in_one_piece(make, batch):
@@ -71,8 +92,10 @@ def in_one_piece(make, batch):
 
 def make_stages(make, schedule, costs=None):
     """A stage for each that the schedule has, all of equal costs unless given."""
-    parts = parts_of_stages(schedule, costs or [1.0] * len(make().blocks))
-    return [Stage(make(), part) for part in parts]
+    model = make()
+    parts = parts_of_stages(schedule, costs or [1.0] * len(model.blocks))
+    # (Quicker than to build the whole model for each.)
+    return [copy.deepcopy(Stage(model, part)) for part in parts]
 
 
 def make_pipeline(stages, schedule, captured=False, shape=SHAPE):

@@ -1,0 +1,223 @@
+"""A pipeline run: the ranks, as one thing that can be told to do a step.
+
+Made from a job by the process that trains; it starts the ranks, has them prepare, decides what
+every action is charged, and from then on a step is one call. Whatever goes wrong, the ranks and
+their memory are gone afterwards (`supervisor.py`).
+
+    with PipelineRun(job) as run:
+        result = run.step(batch, rate=1e-3)
+        result.loss, result.executed.makespan_ps
+        run.simulate(result).makespan_ps            # the same number
+"""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from baremetal import comm
+from baremetal.kernels.cost import Cost
+from baremetal.pipeline.board import NO_ACTION, Board
+from baremetal.pipeline.errors import PipelineError
+from baremetal.pipeline.executed import executed_timeline
+from baremetal.pipeline.job import Job
+from baremetal.pipeline.lanes import step_seed
+from baremetal.pipeline.runner import Batch
+from baremetal.pipeline.supervisor import Limits, Supervisor
+from baremetal.pipeline.worker import StepResult, run_worker
+from baremetal.schedules import Kind
+from baremetal.schedules.simulate import Simulator
+from baremetal.schedules.timeline import Timeline
+from baremetal.schedules.times import Times, step_durations
+
+
+class PipelineStep(NamedTuple):
+    """What a step came to.
+
+    Attributes:
+        number: of the step, from 0.
+        losses: (microbatches,) float64; their sum is the batch's mean in nats per token.
+        gradient_norm: before clipping.
+        is_finite: the weights were updated.
+        executed: who did what when, on the modelled clock.
+        computed_s: by rank, real seconds spent computing.
+    """
+
+    number: int
+    losses: np.ndarray
+    gradient_norm: float
+    is_finite: bool
+    executed: Timeline
+    computed_s: list[float]
+
+
+class PipelineRun:
+    """The ranks of a job.
+
+    Args:
+        job: what they do.
+        limits: patience.
+
+    Attributes:
+        times: what each kind of action of each stage is charged; None if that is measured.
+        costs: by stage and kind, FLOP and bytes.
+
+    Raises:
+        RankError: a rank could not start or prepare.
+        CommError: there is no room for their memory.
+    """
+
+    def __init__(self, job: Job, limits: Limits | None = None) -> None:
+        self.job = job
+        self._exchange = comm.Exchange(job.layout)
+        try:
+            board = Board(self._exchange.memory, job.ranks)
+            setups = [(job, self._exchange.address)] * job.ranks
+            self.supervisor = Supervisor(run_worker, setups, board, self._describe, limits)
+        except BaseException:
+            self._exchange.close()
+            raise
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "PipelineRun":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the ranks, and give their memory back."""
+        try:
+            self.supervisor.close()
+        finally:
+            self._exchange.close()
+
+    def _prepare(self) -> None:
+        self.costs: dict[int, Mapping[Kind, Cost]] = {}
+        for found in self.supervisor.call("prepare"):
+            self.costs |= found
+        self.times = self._times()
+        table = None
+        if self.times is not None:
+            flat = self.job.wiring.flat
+            durations = step_durations(flat, self.times, self.job.stragglers)
+            table = [part.tolist() for part in np.split(durations, flat.first_step[1:-1])]
+        self.supervisor.call("charge", table)
+        self._simulator = Simulator(
+            self.job.wiring,
+            link=self.job.link,
+            size_bytes=self.job.message_bytes,
+            slots=dict(zip(self.job.wiring.lanes, self.job.lane_slots, strict=True)),
+            host_overhead_ps=self.job.host_overhead_ps,
+        )
+
+    def _times(self) -> Times | None:
+        """What the stages' actions are charged; None if that is measured."""
+        job = self.job
+        if job.charge == "measured":
+            return None
+        if job.charge == "unit":
+            if job.times is None:
+                raise PipelineError("unit charges need times: of F, I and W")
+            return job.times
+        if job.chip is None:
+            raise PipelineError("a roofline needs a chip: give one (--chip)")
+        return roofline_times(job, self.costs)
+
+    # ------------------------------------------------------------ steps
+
+    def step(self, batch: Batch, rate: float) -> PipelineStep:
+        """One step of training.
+
+        Raises:
+            RankError: a rank failed; the run is over.
+        """
+        results: list[StepResult] = self.supervisor.call(
+            "step", batch, rate, time.monotonic_ns()
+        )
+        records = [result.record for result in results]
+        return PipelineStep(
+            number=batch.step,
+            losses=results[0].losses,
+            gradient_norm=max(result.gradient_norm for result in results),
+            is_finite=all(result.is_finite for result in results),
+            executed=executed_timeline(self.job.wiring, records, self._simulator.reuses),
+            computed_s=[record.computed_ns / 1e9 for record in records],
+        )
+
+    def simulate(self, step: PipelineStep) -> Timeline:
+        """The simulator's account of a step that was executed, from the same durations and links.
+
+        With measured charges it replays what was recorded.
+        """
+        simulator = Simulator(
+            self.job.wiring,
+            link=self.job.link,
+            size_bytes=self.job.message_bytes,
+            slots=dict(zip(self.job.wiring.lanes, self.job.lane_slots, strict=True)),
+            host_overhead_ps=self.job.host_overhead_ps,
+            seed=step_seed(self.job.seed, step.number),
+        )
+        if self.times is None:
+            return simulator.play(step.executed.duration_ps)
+        return simulator.play(self.times, self.job.stragglers)
+
+    # ------------------------------------------------------------ state
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The whole model's weights and optimiser state, gathered from all ranks."""
+        weights: dict[str, np.ndarray] = {}
+        optimizer: dict[str, np.ndarray] = {}
+        for part in self.supervisor.call("state"):
+            weights |= part[0]
+            optimizer |= part[1]
+        return weights, optimizer
+
+    def load(
+        self, weights: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray] | None
+    ) -> None:
+        """Give every rank its part of a whole model's weights and optimiser state."""
+        self.supervisor.call("load", dict(weights), None if optimizer is None else dict(optimizer))
+
+    def _describe(self, rank: int, step: int, action: int) -> str:
+        """What a rank does, in words, for messages."""
+        where = f"step {step + 1}"
+        if action == NO_ACTION:
+            return where
+        todo = self.job.schedule.ranks[rank][action]
+        parts = " beside ".join(
+            f"{KINDS[part.kind]} of stage {part.stage}, microbatch {part.microbatch}"
+            for part in todo.parts
+        )
+        return f"{where}, action {todo} ({parts})"
+
+
+KINDS = {
+    Kind.F: "forward",
+    Kind.I: "input-gradient",
+    Kind.W: "weight-gradient",
+    Kind.B: "full backward",
+}
+
+
+def roofline_times(job: Job, costs: Mapping[int, Mapping[Kind, Cost]]) -> Times:
+    """What every kind of action takes on the job's chip: the roofline of its launches' costs."""
+    chip = job.chip
+    assert chip is not None
+
+    def of(kind: Kind) -> tuple[int, ...]:
+        found = []
+        for stage in range(job.schedule.stages):
+            cost = costs[stage].get(kind)
+            time_ps = 0
+            if cost is not None:
+                time_ps = chip.time_ps(int(cost.flops), int(cost.size_bytes), job.precision)
+            found.append(time_ps)
+        return tuple(found)
+
+    return Times(of(Kind.F), of(Kind.I), of(Kind.W), of(Kind.B))
