@@ -482,7 +482,7 @@ VERBS: dict[str, Verb] = {
         _run_inspect,
     ),
     "schedule": Verb(
-        "draw, check, simulate and compare pipeline schedules",
+        "draw, check, simulate, compare and export pipeline schedules",
         "baremetal schedule draw --schedule 1f1b --stages 4 --microbatches 8",
         _run_schedule,
     ),

@@ -15,7 +15,7 @@ rank's distance from its end, and f, F the forwards of the near and the far dire
 
     f x 2 (p/2 - 1 - h)                 nothing has come from the far end yet
     (f F) x (h + 1)                     now it has
-    (I W F) x (p/2 - 1 - h)             gradients of the far direction, W at once: nothing else to do
+    (I W F) x (p/2 - 1 - h)             gradients of the far direction; W at once, to fill a wait
     (f&B F&b) x (m/2 - p + h + 1)       steady
     (B F&b) x (p/2 - 1 - h)             the near direction has nothing left to let in
     (B b) x (h + 1)                     of these 2 (h + 1) backwards the second half put off their W

@@ -79,6 +79,7 @@ class Generator:
             closed form is known, for these times or at all.
         idle_makespan: the same for the makespan.
         peaks: (p, m, v) to each rank's peak of activations, in microbatches on its whole share.
+            The largest is exact; for V-Half and V-Min other ranks may hold a chunk less.
         makespan_with_latency: (p, m, v, `Share`, latency per hop) to the makespan, or None.
     """
 

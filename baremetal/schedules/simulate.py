@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from baremetal.schedules.deadlock import describe_deadlock
 from baremetal.schedules.delays import Links, message_delays
 from baremetal.schedules.errors import ScheduleError
-from baremetal.schedules.native import compiled_play
+from baremetal.schedules.loop import play_to_the_end
 from baremetal.schedules.schedule import Schedule
 from baremetal.schedules.slots import Slots, reused_slots
 from baremetal.schedules.timeline import Timeline
@@ -81,18 +80,12 @@ class Simulator:
                 the message names it.
         """
         duration_ps = self._durations(durations, stragglers)
-        flat, wiring = self.wiring.flat, self.wiring
         self._check_length(duration_ps)
-        start, end, depart, arrive, taken, position, _ = compiled_play()(
-            flat.first_step, wiring.takes, wiring.sends, self.reuses, wiring.link,
-            self.occupancy_ps, self.flight_ps, duration_ps + self.host_overhead_ps,
-            np.zeros(len(wiring.links), np.int64),
+        played = play_to_the_end(
+            self.wiring, self.reuses, self.occupancy_ps, self.flight_ps,
+            duration_ps + self.host_overhead_ps,
         )  # fmt: skip
-        if np.any(position < flat.first_step[1:]):
-            raise ScheduleError(describe_deadlock(wiring, self.reuses, position))
-        return Timeline(
-            wiring, duration_ps, start, end, depart, arrive, taken, self.occupancy_ps, self.reuses
-        )
+        return Timeline(self.wiring, duration_ps, *played[:5], self.occupancy_ps, self.reuses)
 
     def _check_length(self, duration_ps: np.ndarray) -> None:
         """Everything one after the other is the longest that it can take: that must fit 64 bits."""

@@ -84,7 +84,7 @@ class Timeline:
                         break
                     end = self.clock[rank] = start + self.duration(step)
                     self.start[rank, at[rank]], self.end[rank, at[rank]] = start, end
-                    self.ready.update({piece: end for piece in made(step)})
+                    self.ready.update(dict.fromkeys(made(step), end))
                     at[rank] += 1
                     progress = True
         stuck = [rank for rank, steps in enumerate(self.schedule.ranks) if at[rank] < len(steps)]
