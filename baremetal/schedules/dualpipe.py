@@ -24,7 +24,10 @@ rank's distance from its end, and f, F the forwards of the near and the far dire
     idle = (p/2 - 1)(F&B + B - 3W)      where B = I + W, and F = I = W
     peak = p + 1 microbatches           (a rank's share is one stage: a microbatch visits one copy)
 
-For other times the formula is at most too large (F, I, W = 10, 12, 8 over-estimates).
+For unequal F, I and W the formula is at most too large (10, 12, 8: two a rank). Where a pair takes
+another time than its parts, ranks differ in their work, since the outer ones have fewer pairs. The
+formula is then that of the two ranks in the middle, which have m - p - 1 of them, and of their idle
+time within the makespan.
 
 DeepSeek-AI, "DeepSeek-V3 Technical Report", arXiv 2412.19437, section 3.2.1, figure 5 and table 2.
 """
@@ -117,7 +120,7 @@ def even(m: int) -> str | None:
     return f"it needs an even number of microbatches: {m + 1} would do" if m % 2 else None
 
 
-def overlapped_idle(reach: Fraction | int, share: Share) -> Time | None:
+def overlapped_idle(reach: int, share: Share) -> Time | None:
     """(reach - 1)(F&B + B - 3W) of whatever `share` is the time of. Known where F = I = W."""
     F, I, W, pair = share
     if not F == I == W:
@@ -126,8 +129,18 @@ def overlapped_idle(reach: Fraction | int, share: Share) -> Time | None:
     return (reach - 1) * (together + I + W - 3 * W)
 
 
-def idle(p: int, m: int, v: int, share: Share) -> Time | None:
-    """A rank's share is one stage."""
+def as_parts(share: Share) -> bool:
+    """Whether a pair takes as long as its parts, so that all ranks have the same work."""
+    return share.pair is None or share.pair == share.work
+
+
+def idle_span(p: int, m: int, v: int, share: Share) -> Time | None:
+    """Known where F = I = W and a pair takes as long as its parts. A share is one stage."""
+    return overlapped_idle(p // 2, share) if as_parts(share) else None
+
+
+def idle_makespan(p: int, m: int, v: int, share: Share) -> Time | None:
+    """Known where F = I = W; of the ranks in the middle."""
     return overlapped_idle(p // 2, share)
 
 
@@ -143,7 +156,7 @@ DUALPIPE = Generator(
     domain="p even, m >= 2p, m even",
     build=dualpipe,
     refusal=refusal,
-    idle_span=idle,
-    idle_makespan=idle,
+    idle_span=idle_span,
+    idle_makespan=idle_makespan,
     peaks=peaks,
 )

@@ -41,8 +41,8 @@ class Share(NamedTuple):
         F: forward.
         I: input-gradient (the papers' B).
         W: weight-gradient.
-        pair: a forward of one microbatch overlapped with the full backward of another, F&B.
-            None for no gain from overlap: F + I + W.
+        pair: a forward of one microbatch overlapped with the full backward of another, F&B, on
+            the whole share too (twice that of one of two chunks). None for F + I + W: no gain.
     """
 
     F: Time

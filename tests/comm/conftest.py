@@ -54,6 +54,16 @@ def still_there(name):
     return True
 
 
+class Patience:
+    """A duty of a rank that waits in vain: nobody else is there who could still send something."""
+
+    rounds = 0
+
+    def __call__(self):
+        self.rounds += 1
+        assert self.rounds < 1000, "this rank would wait for ever"
+
+
 @pytest.fixture
 def joined():
     """`joined(lanes, ...)`: an exchange and an endpoint for each of its ranks, in this process."""
@@ -62,7 +72,10 @@ def joined():
     def join(*lanes, ranks=2, **options):
         exchange = Exchange(make_layout(ranks, lanes))
         open_exchanges.append(exchange)
-        return exchange, [Endpoint(exchange.address, rank, **options) for rank in range(ranks)]
+        ends = [Endpoint(exchange.address, rank, **options) for rank in range(ranks)]
+        for end in ends:
+            end.waiting.duties.append(Patience())
+        return exchange, ends
 
     yield join
     for exchange in open_exchanges:

@@ -33,34 +33,38 @@ def mpi(what, ranks=2):
     )
 
 
-@installed
-def test_modelled_time_is_that_of_shared_memory(start):
-    done = mpi("relay")
+@pytest.fixture(scope="module")
+def results():
+    """What rank 0 of several runs found out, in one start of MPI."""
+    done = mpi("runs")
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@installed
+def test_modelled_time_is_that_of_shared_memory(results, start):
     layout = make_layout(2, mpi_ranks.lanes(mpi_ranks.SHAPE))
+    links = comm_ranks.LINKS
     with Exchange(layout) as exchange:
         process, _ = start(
-            comm_ranks.relay_process, exchange.address, comm_ranks.LINKS, mpi_ranks.MESSAGES, 100,
-            seed=3,
-        )  # fmt: skip
-        with Endpoint(exchange.address, 0, comm_ranks.LINKS, seed=3) as ends:
+            comm_ranks.relay_process, exchange.address, links, mpi_ranks.MESSAGES, 100, seed=3
+        )
+        with Endpoint(exchange.address, 0, links, seed=3) as ends:
             times = mpi_ranks.there_and_back(ends, VirtualClock(), mpi_ranks.MESSAGES)
         process.join()
-    assert json.loads(done.stdout) == times
+    assert results["relay"] == times
+    calm = len(times) * (110 + 1000 + 100 + 50 + 2000)
+    assert times[-1][-1] > calm  # some were late, some were lost
 
 
 @installed
-def test_large_messages():
-    done = mpi("large")
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)) == 4
+def test_large_messages(results):
+    assert len(results["large"]) == 4  # their contents are compared there
 
 
 @installed
-def test_messages_can_be_taken_in_another_order():
-    done = mpi("order")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [0, 0, 0, 1000, 1001, 1002, 1003, 1004, 1005]
+def test_messages_can_be_taken_in_another_order(results):
+    assert results["order"] == [0, 0, 0, 1000, 1001, 1002, 1003, 1004, 1005]
 
 
 @installed
@@ -72,7 +76,7 @@ def test_a_rank_that_raises_ends_them_all():
 
 @installed
 def test_another_number_of_ranks_is_refused():
-    done = mpi("order", ranks=1)
+    done = mpi("runs", ranks=1)
     assert done.returncode != 0
     assert "MPI started 1 ranks, and the plan has 2: mpiexec -n 2" in done.stderr
 
