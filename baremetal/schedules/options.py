@@ -217,7 +217,7 @@ def read_link_options(given: Playing) -> Link | None:
     return replace(link, latency_ps=latency_ps)
 
 
-def read_stragglers(text: str) -> dict[int, float]:
+def read_stragglers(text: str) -> dict[int, Fraction]:
     """Factors by rank from '1:1.5,3:2'.
 
     Raises:
@@ -225,13 +225,11 @@ def read_stragglers(text: str) -> dict[int, float]:
     """
     factors = {}
     for part in filter(None, text.split(",")):
-        rank, _, factor = part.partition(":")
-        try:
-            factors[int(rank)] = float(factor)
-        except ValueError:
-            raise ScheduleError(
-                f"--straggler {part!r}: expected rank:factor, such as 1:1.5"
-            ) from None
+        rank, _, written = part.partition(":")
+        factor = _bare(written)
+        if factor is None or not re.fullmatch(r"\d{1,9}", rank.strip(), re.ASCII):
+            raise ScheduleError(f"--straggler {part!r}: expected rank:factor, such as 1:1.5")
+        factors[int(rank)] = factor
     return factors
 
 

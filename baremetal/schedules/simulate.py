@@ -20,7 +20,7 @@ from baremetal.schedules.loop import play_to_the_end
 from baremetal.schedules.schedule import Schedule
 from baremetal.schedules.slots import Slots, reused_slots
 from baremetal.schedules.timeline import Timeline
-from baremetal.schedules.times import LONGEST_PS, Times, step_durations, table_of_durations
+from baremetal.schedules.times import LONGEST_PS, Factor, Times, step_durations, table_of_durations
 from baremetal.schedules.wiring import Wiring, wire
 
 Durations = Times | np.ndarray | Sequence[Sequence[int]]
@@ -68,7 +68,9 @@ class Simulator:
         self.reuses = reused_slots(self.wiring, slots)
         self.occupancy_ps, self.flight_ps = message_delays(self.wiring, link, size_bytes, seed)
 
-    def play(self, durations: Durations, stragglers: Mapping[int, float] | None = None) -> Timeline:
+    def play(
+        self, durations: Durations, stragglers: Mapping[int, Factor] | None = None
+    ) -> Timeline:
         """Play the schedule once.
 
         Args:
@@ -98,7 +100,7 @@ class Simulator:
             )
 
     def _durations(
-        self, durations: Durations, stragglers: Mapping[int, float] | None
+        self, durations: Durations, stragglers: Mapping[int, Factor] | None
     ) -> np.ndarray:
         flat = self.wiring.flat
         if isinstance(durations, Times):
@@ -121,7 +123,7 @@ def simulate(
     schedule: Schedule | Wiring,
     durations: Durations,
     *,
-    stragglers: Mapping[int, float] | None = None,
+    stragglers: Mapping[int, Factor] | None = None,
     **setting: Any,
 ) -> Timeline:
     """Play a schedule once: `Simulator` takes the settings, `Simulator.play` the durations."""

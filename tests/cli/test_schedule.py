@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import baremetal
 from baremetal.cli import main
 from baremetal.schedules import SCHEDULES
 
@@ -207,7 +209,7 @@ def test_compare_is_one_table_and_one_picture(here, document, capsys):
         (["simulate", "--f", "1e999999999"], ["--f", "1e999999999"]),
         (["simulate", "--f", "1/0"], ["--f", "1/0"]),
         (["simulate", "--bytes", "9" * 5000, "--link", "800g"], ["--bytes"]),
-        (["simulate", "--straggler", "0:1e999"], ["factor", "inf"]),
+        (["simulate", "--straggler", "0:1e999"], ["--straggler", "0:1e999"]),
         (["simulate", "--latency", "1e6 s"], ["all steps and messages", "4.61e+06 s"]),
         (["simulate", "--link", "800g", "--bytes", "9" * 20], ["800g", "picoseconds"]),
         (["simulate", "--link", "900g"], ["900g", "800g"]),
@@ -235,7 +237,10 @@ def test_bad_input_is_one_line(refusal, arguments, words):
 def test_nothing_is_compiled_before_it_is_needed():
     """numba and matplotlib take a second to import: --help should not."""
     code = "import sys, baremetal.schedules.verbs; print({'numba', 'matplotlib'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        cwd=Path(baremetal.__file__).parents[1],
+    )  # fmt: skip
     assert done.stdout.strip() == "set()"
 
 
