@@ -24,7 +24,9 @@ from baremetal.pipeline.partition import parts_of_stages
 from baremetal.pipeline.run import PipelineRun, PipelineStep
 from baremetal.pipeline.runner import cut_batch
 from baremetal.pipeline.supervisor import Limits
-from baremetal.schedules import Schedule, ScheduleError, make_schedule
+from baremetal.schedules import SCHEDULES, Schedule, ScheduleError
+from baremetal.schedules.options import Sizes
+from baremetal.schedules.options import chosen_schedule as schedule_of
 from baremetal.schedules.times import Times
 from baremetal.train.build import build_model, build_optimizer, model_of
 from baremetal.train.config import TrainConfig
@@ -91,9 +93,10 @@ def chosen_schedule(config: TrainConfig) -> Schedule:
     Raises:
         ScheduleError: unknown, outside its domain, or a file for other sizes.
     """
-    schedule = make_schedule(
-        config.schedule, config.stages, config.microbatches, config.chunks or None
-    )
+    given = Sizes(config.schedule)  # a file says its sizes itself
+    if config.schedule in SCHEDULES:
+        given = Sizes(config.schedule, config.stages, config.microbatches, config.chunks or None)
+    schedule = schedule_of(given)
     found = len(schedule.ranks), schedule.microbatches
     if found != (config.stages, config.microbatches):
         raise ScheduleError(
