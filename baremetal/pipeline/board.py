@@ -3,7 +3,7 @@
 When a process is killed it says nothing. What it was doing must stand somewhere else by then: in
 memory that outlives it. So each rank writes down what it begins, one line for each action:
 
-    rank   state       step   action   count
+    rank   state       step   action   begun
       0    computing     17        5    4711      the 6th action of its schedule, in step 17
       1    waiting       17        3    4502      for a message
       2    preparing      0       -1       3      compiling: may take long
@@ -38,7 +38,7 @@ class Status(NamedTuple):
         state: what it does.
         step: of the training, from 0.
         action: number of the schedule's step on this rank, or NO_ACTION.
-        count: how many things it has begun so far.
+        begun: how many things it has begun so far.
         waits_for: the message or the free slot that it waits for, or None.
         beats: signs of life; they go on while it waits.
     """
@@ -46,7 +46,7 @@ class Status(NamedTuple):
     state: State
     step: int
     action: int
-    count: int
+    begun: int
     waits_for: comm.WaitingFor | None
     beats: int
 

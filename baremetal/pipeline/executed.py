@@ -1,8 +1,8 @@
 """What the ranks did, put together: an executed step as the same object as a simulated one.
 
 Each rank keeps a record of its own actions and messages. Together they are a `Timeline`, which can
-be drawn, exported, and compared with the one that the simulator makes of the same schedule, the same
-durations and the same links. With a virtual clock the two are equal to the last picosecond, and
+be drawn, exported, and compared with the one that the simulator makes of the same schedule, with
+the same durations and links. With a virtual clock the two are equal to the last picosecond, and
 `first_difference` says where if they are not: that would be a fault in one of them.
 """
 

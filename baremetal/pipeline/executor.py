@@ -1,4 +1,4 @@
-"""One rank's part of a step: its actions in the schedule's order, with real arrays and modelled time.
+"""One rank's part of a step: its actions in order, with real arrays and modelled time.
 
 For each step of the schedule:
 
@@ -111,8 +111,9 @@ class Executor:
             CommError: a message was damaged or lost for good.
         """
         count = len(self._steps)
-        empty = (np.zeros(count, np.int64) for _ in range(3))
-        record = RankRecord(*empty, {}, {}, {}, {}, np.zeros(self.wiring.schedule.microbatches))
+        start_ps, end_ps, duration_ps = np.zeros((3, count), np.int64)
+        losses = np.zeros(self.wiring.schedule.microbatches)
+        record = RankRecord(start_ps, end_ps, duration_ps, {}, {}, {}, {}, losses)
         self._handed.clear()  # of a step that was broken off
         for stage in self.stages.values():
             stage.begin_step(batch)

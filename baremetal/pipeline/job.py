@@ -7,7 +7,6 @@ rank is given whole. At run time only tokens, losses and a learning rate come fr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -82,7 +81,7 @@ class Job:
     link: Link | None = None
     slots: int | None = None
     host_overhead_ps: int = 0
-    stragglers: Mapping[int, Fraction] = field(default_factory=dict)
+    stragglers: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
     eager: bool = False
     threads: int = 1

@@ -137,9 +137,7 @@ class PipelineRun:
         Raises:
             RankError: a rank failed; the run is over.
         """
-        results: list[StepResult] = self.supervisor.call(
-            "step", batch, rate, time.monotonic_ns()
-        )
+        results: list[StepResult] = self.supervisor.call("step", batch, rate, time.monotonic_ns())
         records = [result.record for result in results]
         return PipelineStep(
             number=batch.step,

@@ -17,6 +17,7 @@ neighbours soon complain that they were woken; those are consequences and are no
 Commands and their answers are pickled through pipes: they are few, small, and not the data path.
 """
 
+import contextlib
 import multiprocessing
 import signal
 import threading
@@ -25,7 +26,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from baremetal.comm import AbortedError
 from baremetal.errors import BaremetalError
@@ -185,7 +186,7 @@ class Supervisor:
 
     # ------------------------------------------------------------ the end
 
-    def _fail_by(self, rank: int, reply: Reply) -> None:
+    def _fail_by(self, rank: int, reply: Reply) -> NoReturn:
         """A rank has raised. If it was only woken, look for whose fault that is."""
         if not reply.is_consequence:
             self._fail(rank, f"{self._where(rank)}: {reply.result}")
@@ -201,7 +202,7 @@ class Supervisor:
             wait([process.sentinel for process in self._processes], POLL_S)
         self._fail(rank, f"{self._where(rank)}: {reply.result}")
 
-    def _fail(self, rank: int, message: str) -> None:
+    def _fail(self, rank: int, message: str) -> NoReturn:
         self.close()
         raise RankError(rank, message)
 
@@ -226,8 +227,8 @@ class Supervisor:
 
     def _hang(self, rank: int) -> str:
         return (
-            f"{self._where(rank)}: no progress for {self._limits.hang_s:g} s; it was ended with all "
-            "others (a longer patience: --hang-limit)"
+            f"{self._where(rank)}: no progress for {self._limits.hang_s:g} s; it was ended with "
+            "all others (a longer patience: --hang-limit)"
         )
 
     def close(self) -> None:
@@ -255,7 +256,7 @@ class _Patience:
     def __init__(self, board: Board, limits: Limits, ranks: Sequence[int]) -> None:
         self._board, self._limits = board, limits
         now = time.monotonic()
-        self._seen = {rank: (board.status(rank).count, now) for rank in ranks}
+        self._seen = {rank: (board.status(rank).begun, now) for rank in ranks}
 
     def exhausted_by(self, waiting: set[int]) -> int | None:
         """A rank that is stuck, if there is one."""
@@ -264,9 +265,9 @@ class _Patience:
         at_work = False
         for rank in sorted(waiting):
             status = self._board.status(rank)
-            count, since = self._seen[rank]
-            if status.count != count:
-                self._seen[rank] = status.count, now
+            begun, since = self._seen[rank]
+            if status.begun != begun:
+                self._seen[rank] = status.begun, now
             elif now - since > self._limit_s(status.state):
                 late.append(rank)
                 continue
@@ -337,10 +338,8 @@ def _serve(worker: Any, pipe: Connection) -> None:
 
 
 def _answer(pipe: Connection, reply: Reply) -> None:
-    try:
+    with contextlib.suppress(OSError):  # nobody is there to read it
         pipe.send(reply)
-    except (BrokenPipeError, OSError):
-        pass  # nobody is there to read it
 
 
 def _reply_of(error: BaseException) -> Reply:

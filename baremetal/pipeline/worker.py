@@ -1,8 +1,8 @@
 """A rank: the process that holds some stages and does what the schedule says.
 
 What it is told is a word and a few numbers (`supervisor.py`); what it computes with lies in its own
-memory; what it exchanges with its neighbours goes by its lanes. It prepares once: builds its part of
-the model, makes the plans of its stages, opens its lanes. Then every step is the same:
+memory; what it exchanges with its neighbours goes by its lanes. It prepares once: builds its part
+of the model, makes the plans of its stages, opens its lanes. Then every step is the same:
 
     the schedule's actions      forward, backward, gradients added up       (modelled time)
     sums over stages            copies of one parameter, norms, losses
@@ -88,9 +88,7 @@ class Worker:
             job.sums, self.rank, job.schedule.rank_of, endpoint.senders, endpoint.receivers,
             first_lane=len(job.wiring.lanes),
         )  # fmt: skip
-        self._update = Update(
-            self._stages, optimizers, job.every, job.schedule.stages, exchange
-        )
+        self._update = Update(self._stages, optimizers, job.every, job.schedule.stages, exchange)
         self._executor = Executor(
             job.wiring, self.rank, self._runners, endpoint.senders, endpoint.receivers,
             self._board, None, job.host_overhead_ps,

@@ -200,8 +200,8 @@ class TrainConfig:
     def _check_pipeline(self) -> None:
         if self.batch % self.microbatches:
             raise BaremetalError(
-                f"--batch {self.batch} --microbatches {self.microbatches}: microbatches are of equal "
-                f"size; try --batch {self.microbatches * -(-self.batch // self.microbatches)}"
+                f"--batch {self.batch} --microbatches {self.microbatches}: microbatches are of "
+                f"equal size; try --batch {self.microbatches * -(-self.batch // self.microbatches)}"
             )
         if self.accumulate != 1:
             raise BaremetalError(

@@ -5,13 +5,12 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from pipeline_dummies import run_dummy, run_late
 
 from baremetal import comm
 from baremetal.pipeline.board import Board
 from baremetal.pipeline.errors import RankError
 from baremetal.pipeline.supervisor import Limits, Supervisor
-
-from pipeline_dummies import run_dummy, run_late
 
 RANKS = 2
 LAYOUT = comm.Layout(RANKS, tuple(comm.Lane(a, 1 - a, 1, (4,), label="x") for a in range(RANKS)))
@@ -64,15 +63,19 @@ def test_a_killed_rank_is_named_with_its_signal():
 
 
 def test_a_rank_that_hangs_is_found_out_among_those_that_wait():
-    with ranks(hang_s=0.5) as supervisor:
-        with pytest.raises(RankError, match=r"rank 0, step 8, action 3: no progress for 0.5 s"):
-            supervisor.call("fail", 0, "hangs")
+    with (
+        ranks(hang_s=0.5) as supervisor,
+        pytest.raises(RankError, match=r"rank 0, step 8, action 3: no progress for 0.5 s"),
+    ):
+        supervisor.call("fail", 0, "hangs")
 
 
 def test_all_waiting_is_a_hang_too():
-    with ranks(hang_s=0.5) as supervisor:
-        with pytest.raises(RankError, match="while it waited for a neighbour: no progress"):
-            supervisor.call("fail", None, "nobody")
+    with (
+        ranks(hang_s=0.5) as supervisor,
+        pytest.raises(RankError, match="while it waited for a neighbour: no progress"),
+    ):
+        supervisor.call("fail", None, "nobody")
 
 
 def test_a_rank_that_cannot_begin_is_named():
