@@ -210,6 +210,42 @@ def _run_link(given: LinkOptions) -> None:
     print(_json(result) if given.json else link_table(result))
 
 
+# ---------------------------------------------------------------- pipeline
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """Time stages as processes beside one process with threads: the same step, in turns."""
+
+    model: str = "medium"
+    """small or medium (as in 'bench step'); the batch is 16."""
+    stages: int = 2
+    """Processes of the pipeline, one thread each."""
+    microbatches: int = 8
+    """How many pieces the batch is cut into."""
+    schedule: str = "1f1b"
+    """Who works when."""
+    rounds: int = 5
+    """How often both take a turn."""
+    steps: int = 2
+    """Steps per turn."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def _run_pipeline(given: PipelineOptions) -> None:
+    from baremetal.bench.contender import check_at_least_one
+    from baremetal.bench.pipeline import measure_pipeline, pipeline_size, pipeline_text
+
+    check_at_least_one(rounds=given.rounds, steps=given.steps)
+    with status() as say:
+        result = measure_pipeline(
+            pipeline_size(given.model), stages=given.stages, microbatches=given.microbatches,
+            schedule=given.schedule, rounds=given.rounds, steps=given.steps, progress=say,
+        )  # fmt: skip
+    print(_json(result) if given.json else pipeline_text(result))
+
+
 # ---------------------------------------------------------------- all of them
 
 
@@ -240,6 +276,12 @@ BENCHMARKS = {
     ),
     "link": Benchmark(
         "a message between two processes", "baremetal bench link", LinkOptions, _run_link
+    ),
+    "pipeline": Benchmark(
+        "stages as processes beside one process",
+        "baremetal bench pipeline --model small --rounds 3",
+        PipelineOptions,
+        _run_pipeline,
     ),
     "train": Benchmark(
         "the default run to its end", "baremetal bench train --steps 500", TrainOptions, _run_train
