@@ -30,7 +30,7 @@ BATCH = 16  # sequences per step, so that there are enough microbatches
 
 
 def measure_pipeline(
-    size: dict[str, int],
+    size: dict[str, Any],
     *,
     stages: int = 2,
     microbatches: int = 8,
@@ -84,7 +84,7 @@ def measure_pipeline(
     }
 
 
-def pipeline_size(name: str) -> dict[str, int]:
+def pipeline_size(name: str) -> dict[str, Any]:
     """The GPT of this name in `bench step`, with a batch of 16, as options of a training.
 
     Raises:
@@ -100,7 +100,7 @@ def pipeline_size(name: str) -> dict[str, int]:
 
 
 def _pipeline(
-    size: dict[str, int], stages: int, microbatches: int, schedule: str, data: TextData
+    size: dict[str, Any], stages: int, microbatches: int, schedule: str, data: TextData
 ) -> PipelineTrainer:
     config = TrainConfig(
         **size, sample_tokens=0, eval_every=10**6, stages=stages, microbatches=microbatches,

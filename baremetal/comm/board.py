@@ -40,10 +40,13 @@ class Board:
     Args:
         memory: (board_bytes(ranks),) uint8 or more, zeros when the run begins, aligned to 8.
         ranks: how many there are.
+
+    Attributes:
+        memory: as given.
     """
 
     def __init__(self, memory: np.ndarray, ranks: int) -> None:
-        self._memory = memory
+        self._memory = self.memory = memory
         self._words = memory[: board_bytes(ranks)].data.cast("q")
         self._ranks = ranks
 

@@ -237,7 +237,7 @@ class MpiEndpoint:
         self.waiting = Waiting(self.board, rank, FIRST_SPINS, counts=self.counts)
         self.senders: dict[int, MpiSender] = {}
         self.receivers: dict[int, MpiReceiver] = {}
-        queues = LinkQueues(rank, links or {}, seed)
+        self._queues = queues = LinkQueues(rank, links or {}, seed)
         for number, lane in enumerate(layout.lanes):
             credit_tag = len(layout.lanes) + number
             if lane.dst == rank:
@@ -249,6 +249,10 @@ class MpiEndpoint:
                 self.senders[number] = MpiSender(
                     number, lane, self.waiting, queue, self._comm, credit_tag
                 )
+
+    def begin_phase(self, seed: int) -> None:
+        """See `Endpoint.begin_phase`."""
+        self._queues.begin_phase(seed)
 
     def drain(self) -> None:
         """Return when all that this rank has sent has been taken."""

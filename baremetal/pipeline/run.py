@@ -11,20 +11,23 @@ their memory are gone afterwards (`supervisor.py`).
 """
 
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from baremetal import comm
 from baremetal.kernels.cost import Cost
-from baremetal.pipeline.board import NO_ACTION, Board
+from baremetal.pipeline.board import Board
 from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.executed import executed_timeline
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.lanes import step_seed
+from baremetal.pipeline.launcher import started_by_mpi
 from baremetal.pipeline.runner import Batch
 from baremetal.pipeline.supervisor import Limits, Supervisor
+from baremetal.pipeline.words import describe_action
 from baremetal.pipeline.worker import StepResult, run_worker
 from baremetal.schedules import Kind
 from baremetal.schedules.simulate import Simulator
@@ -52,6 +55,47 @@ class PipelineStep(NamedTuple):
     computed_s: list[float]
 
 
+class Ranks(Protocol):
+    """All ranks as one: `ProcessRanks`, `MpiRanks`."""
+
+    def call(self, method: str, *args: Any, ranks: Sequence[int] | None = None) -> list[Any]:
+        """Call a method of the ranks' workers."""
+
+    def close(self) -> None:
+        """End them."""
+
+
+class ProcessRanks(Supervisor):
+    """The ranks as processes of this computer, with the memory that they share."""
+
+    def __init__(self, job: Job, limits: Limits | None = None) -> None:
+        self.exchange = comm.Exchange(job.layout)
+        try:
+            board = Board(self.exchange.board.memory, job.ranks)
+            setups = [(job, self.exchange.address)] * job.ranks
+            describe = partial(describe_action, job.schedule)
+            super().__init__(run_worker, setups, board, describe, limits)
+        except BaseException:
+            self.exchange.close()
+            raise
+
+    def close(self) -> None:
+        """End the processes, and give their memory back."""
+        try:
+            super().close()
+        finally:
+            self.exchange.close()
+
+
+def make_ranks(job: Job, limits: Limits | None) -> Ranks:
+    """Start the ranks, or, where `mpiexec` has started them, lead them."""
+    if started_by_mpi():
+        from baremetal.pipeline.mpi_ranks import MpiRanks
+
+        return MpiRanks(job)
+    return ProcessRanks(job, limits)
+
+
 class PipelineRun:
     """The ranks of a job.
 
@@ -60,6 +104,7 @@ class PipelineRun:
         limits: patience.
 
     Attributes:
+        ranks: the processes.
         times: what each kind of action of each stage is charged; None if that is measured.
         costs: by stage and kind, FLOP and bytes.
 
@@ -70,14 +115,7 @@ class PipelineRun:
 
     def __init__(self, job: Job, limits: Limits | None = None) -> None:
         self.job = job
-        self._exchange = comm.Exchange(job.layout)
-        try:
-            board = Board(self._exchange.memory, job.ranks)
-            setups = [(job, self._exchange.address)] * job.ranks
-            self.supervisor = Supervisor(run_worker, setups, board, self._describe, limits)
-        except BaseException:
-            self._exchange.close()
-            raise
+        self.ranks = make_ranks(job, limits)
         try:
             self._prepare()
         except BaseException:
@@ -92,14 +130,11 @@ class PipelineRun:
 
     def close(self) -> None:
         """End the ranks, and give their memory back."""
-        try:
-            self.supervisor.close()
-        finally:
-            self._exchange.close()
+        self.ranks.close()
 
     def _prepare(self) -> None:
         self.costs: dict[int, Mapping[Kind, Cost]] = {}
-        for found in self.supervisor.call("prepare"):
+        for found in self.ranks.call("prepare"):
             self.costs |= found
         self.times = self._times()
         table = None
@@ -107,7 +142,7 @@ class PipelineRun:
             flat = self.job.wiring.flat
             durations = step_durations(flat, self.times, self.job.stragglers)
             table = [part.tolist() for part in np.split(durations, flat.first_step[1:-1])]
-        self.supervisor.call("charge", table)
+        self.ranks.call("charge", table)
         self._simulator = Simulator(
             self.job.wiring,
             link=self.job.link,
@@ -137,7 +172,7 @@ class PipelineRun:
         Raises:
             RankError: a rank failed; the run is over.
         """
-        results: list[StepResult] = self.supervisor.call("step", batch, rate, time.monotonic_ns())
+        results: list[StepResult] = self.ranks.call("step", batch, rate, time.monotonic_ns())
         records = [result.record for result in results]
         return PipelineStep(
             number=batch.step,
@@ -171,7 +206,7 @@ class PipelineRun:
         """The whole model's weights and optimiser state, gathered from all ranks."""
         weights: dict[str, np.ndarray] = {}
         optimizer: dict[str, np.ndarray] = {}
-        for part in self.supervisor.call("state"):
+        for part in self.ranks.call("state"):
             weights |= part[0]
             optimizer |= part[1]
         return weights, optimizer
@@ -180,27 +215,7 @@ class PipelineRun:
         self, weights: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray] | None
     ) -> None:
         """Give every rank its part of a whole model's weights and optimiser state."""
-        self.supervisor.call("load", dict(weights), None if optimizer is None else dict(optimizer))
-
-    def _describe(self, rank: int, step: int, action: int) -> str:
-        """What a rank does, in words, for messages."""
-        where = f"step {step + 1}"
-        if action == NO_ACTION:
-            return where
-        todo = self.job.schedule.ranks[rank][action]
-        parts = " beside ".join(
-            f"{KINDS[part.kind]} of stage {part.stage}, microbatch {part.microbatch}"
-            for part in todo.parts
-        )
-        return f"{where}, action {todo} ({parts})"
-
-
-KINDS = {
-    Kind.F: "forward",
-    Kind.I: "input-gradient",
-    Kind.W: "weight-gradient",
-    Kind.B: "full backward",
-}
+        self.ranks.call("load", dict(weights), None if optimizer is None else dict(optimizer))
 
 
 def roofline_times(job: Job, costs: Mapping[int, Mapping[Kind, Cost]]) -> Times:

@@ -10,12 +10,13 @@ of the model, makes the plans of its stages, opens its lanes. Then every step is
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from baremetal import comm
 from baremetal.kernels.cost import Cost
+from baremetal.machine.link import Link
 from baremetal.pipeline.board import Board, State
 from baremetal.pipeline.build import build_runners, build_stages
 from baremetal.pipeline.executor import Executor, RankRecord
@@ -26,6 +27,9 @@ from baremetal.pipeline.runner import Batch, StageRunner
 from baremetal.pipeline.stage import Stage
 from baremetal.pipeline.update import Update
 from baremetal.schedules import Kind
+
+if TYPE_CHECKING:
+    from baremetal.comm.mpi import MpiEndpoint
 
 
 class StepResult(NamedTuple):
@@ -50,15 +54,16 @@ class Worker:
     Args:
         rank: which one.
         job: the whole run.
-        address: where the run's memory is.
+        endpoint: its ends of the run's lanes, in shared memory or over MPI.
+
+    Attributes:
+        board: where it says what it does.
     """
 
-    def __init__(self, rank: int, job: Job, address: comm.Address) -> None:
+    def __init__(self, rank: int, job: Job, endpoint: "comm.Endpoint | MpiEndpoint") -> None:
         self.rank, self.job = rank, job
-        ways_out = [(rank, other) for other in range(job.ranks) if other != rank]
-        links = {} if job.link is None else dict.fromkeys(ways_out, job.link)
-        self._endpoint = comm.Endpoint(address, rank, links)
-        self._board = Board(self._endpoint.memory, job.ranks)
+        self._endpoint = endpoint
+        self.board = Board(endpoint.board.memory, job.ranks)
         self._stages: dict[int, Stage] = {}
         self._runners: dict[int, StageRunner] = {}
 
@@ -72,7 +77,7 @@ class Worker:
         """
         from baremetal.kernels.native.pool import POOL
 
-        self._board.say(self.rank, State.PREPARING, 0)
+        self.board.say(self.rank, State.PREPARING, 0)
         job, endpoint = self.job, self._endpoint
         POOL.set_threads(job.threads)
         self._stages = build_stages(job.builder.model, job.parts, job.stages_of(self.rank))
@@ -91,9 +96,9 @@ class Worker:
         self._update = Update(self._stages, optimizers, job.every, job.schedule.stages, exchange)
         self._executor = Executor(
             job.wiring, self.rank, self._runners, endpoint.senders, endpoint.receivers,
-            self._board, None, job.host_overhead_ps,
+            self.board, None, job.host_overhead_ps,
         )  # fmt: skip
-        self._board.say(self.rank, State.IDLE, 0)
+        self.board.say(self.rank, State.IDLE, 0)
         return {number: runner.costs for number, runner in self._runners.items()}
 
     def charge(self, durations_ps: Sequence[Sequence[int]] | None) -> None:
@@ -115,14 +120,14 @@ class Worker:
         self._endpoint.begin_phase(step_seed(job.seed, number))
         self._update.zero_grad()
         record = self._executor.run(batch, clock)
-        self._board.say(self.rank, State.UPDATING, number)
+        self.board.say(self.rank, State.UPDATING, number)
         for optimizer in self._update.optimizers.values():
             optimizer.learning_rate = rate
         losses = {stage: runner.losses for stage, runner in self._runners.items()}
         every_loss = self._update.clip(job.clip, losses)
         self._update.step()
         self._endpoint.drain()
-        self._board.say(self.rank, State.IDLE, number)
+        self.board.say(self.rank, State.IDLE, number)
         first = next(iter(self._update.optimizers.values()), None)
         norm = 0.0 if first is None else first.gradient_norm
         return StepResult(record, every_loss, norm, first is None or first.last_step_was_finite)
@@ -152,4 +157,13 @@ class Worker:
 
 def run_worker(rank: int, setup: tuple[Job, comm.Address], serve: Callable[[Any], None]) -> None:
     """What a rank's process runs."""
-    serve(Worker(rank, *setup))
+    job, address = setup
+    endpoint = comm.Endpoint(address, rank, links_from(rank, job))
+    serve(Worker(rank, job, endpoint))
+
+
+def links_from(rank: int, job: Job) -> dict[tuple[int, int], Link]:
+    """The modelled links that lead away from a rank."""
+    if job.link is None:
+        return {}
+    return {(rank, other): job.link for other in range(job.ranks) if other != rank}

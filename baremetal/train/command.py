@@ -14,7 +14,8 @@ from baremetal.checkpoint import clean_leftovers, list_checkpoints, load_checkpo
 from baremetal.data.track import Track, untracked
 from baremetal.errors import BaremetalError
 from baremetal.nn.generate import generate
-from baremetal.train.build import build_data
+from baremetal.pipeline.launcher import leads, started_by_mpi
+from baremetal.train.build import build_data, build_model
 from baremetal.train.config import TrainConfig
 from baremetal.train.console import Console, bar_when_slow
 from baremetal.train.refusals import doing
@@ -58,6 +59,9 @@ def train(
     if resume and start_from:
         raise BaremetalError("--resume continues a run, --from starts a new one: give one of them")
     _use_threads(config.threads)
+    if config.stages and started_by_mpi() and not leads():
+        follow(config, resume, start_from)
+        return Outcome({}, "")
     track = untracked if quiet else bar_when_slow
     if resume:
         trainer, run = _resumed(config, resume, track)
@@ -93,6 +97,19 @@ def trainer_for(config: TrainConfig) -> type[Trainer]:
     from baremetal.train.pipelined import PipelineTrainer
 
     return PipelineTrainer
+
+
+def follow(config: TrainConfig, resume: str, start_from: Weights | None) -> None:
+    """Under `mpiexec`: do what the leading process says, until it ends the run. Writes nothing."""
+    from baremetal.pipeline.mpi_ranks import MpiRanks
+    from baremetal.train.pipelined import make_job
+
+    weights = weights_of(load_checkpoint(resume)) if resume else start_from
+    if weights is None:
+        model = build_model(config, build_data(config).tokenizer.vocab_size)
+    else:
+        model = weights.build_model(seed=config.seed, dropout=config.dropout)
+    MpiRanks(make_job(config, model)).serve()
 
 
 def _use_threads(threads: int) -> None:

@@ -15,7 +15,7 @@ class Dummy:
     def __init__(self, rank, address):
         self.rank = rank
         self.endpoint = comm.Endpoint(address, rank)
-        self.board = Board(self.endpoint.memory, address.layout.ranks)
+        self.board = Board(self.endpoint.board.memory, address.layout.ranks)
 
     def echo(self, word):
         self.board.say(self.rank, State.IDLE, 0)

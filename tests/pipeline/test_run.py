@@ -64,7 +64,7 @@ def test_weights_are_those_of_the_uncut_model(name, ranks, chunks, options):
             else:  # the receiver waits until the message would have arrived
                 assert (done.executed.taken_ps >= done.executed.arrive_ps).all()
         weights, state = run.state()
-        name = run._exchange.address.name
+        name = run.ranks.exchange.address.name
     for key, value in wanted.items():
         # Three Adam steps divide by small second moments: rounding grows from 1e-16.
         np.testing.assert_allclose(weights[key], value, rtol=1e-9, atol=1e-11, err_msg=key)

@@ -23,7 +23,7 @@ def describe(rank, step, action):
 @contextmanager
 def ranks(main=run_dummy, **limits):
     with comm.Exchange(LAYOUT) as exchange:
-        board = Board(exchange.memory, RANKS)
+        board = Board(exchange.board.memory, RANKS)
         patience = Limits(grace_s=2.0, **limits)
         with Supervisor(main, [exchange.address] * RANKS, board, describe, patience) as supervisor:
             yield supervisor

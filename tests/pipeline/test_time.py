@@ -80,7 +80,7 @@ def execute(schedule, *, times, link, slots, host_overhead_ps, seed, stragglers)
             }
             executor = Executor(
                 wiring, rank, stages, endpoint.senders, endpoint.receivers,
-                Board(endpoint.memory, ranks), table[rank].tolist(), host_overhead_ps,
+                Board(endpoint.board.memory, ranks), table[rank].tolist(), host_overhead_ps,
             )  # fmt: skip
             tokens = np.zeros((schedule.microbatches, 1, 2), np.int64)
             records[rank] = executor.run(Batch(tokens, tokens), comm.VirtualClock())
