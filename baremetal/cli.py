@@ -202,7 +202,7 @@ def _run_train(arguments: Sequence[str]) -> int:
     except BaremetalError as error:
         raise BaremetalError(f"{error} (options of {file} included)" if file else error) from None
     outcome = train(config, resume=resumed, start_from=weights, quiet=given.json)
-    if given.json:
+    if given.json and outcome.figures:  # none: another process leads this run, and says them
         _print_json(outcome.figures)
     return 0
 
