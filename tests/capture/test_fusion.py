@@ -17,6 +17,7 @@ from baremetal.capture.replay import Replay
 from baremetal.capture.undo import Undo
 from baremetal.kernels import dropout, elementwise, norm, reduction
 from baremetal.kernels.fused import Fused
+from baremetal.kernels.native import fused as native_fused
 from baremetal.nn import GPT, GPTConfig, Llama, LlamaConfig
 from baremetal.optim import AdamW, decay_groups
 
@@ -83,6 +84,16 @@ def test_a_fused_step_has_the_bits_of_the_eager_one(kind, changes, parts):
     assert len(fused) >= 8
     # Replays ran compiled code: every fused launch could be packed.
     assert all(packed is not None for _, packed in captured._replay.bound_launches())
+
+
+def test_stages_that_are_launched_one_by_one_in_a_plan_keep_the_bits(monkeypatch):
+    """Where the words of all have no room; what the stages need for themselves they need at once."""
+    losses, weights, _ = curve("gpt", 1, lambda step: step)
+    monkeypatch.setattr(native_fused, "BLOCK", 20)
+    fused_losses, fused_weights, captured = curve("gpt", 1, capture)
+    assert losses == fused_losses
+    assert weights == fused_weights
+    assert "stages_body" not in captured.source
 
 
 @pytest.mark.parametrize("name", [*FUSIONS, "native-exact"])

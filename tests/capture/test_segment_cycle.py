@@ -64,7 +64,10 @@ def test_a_segment_runs_once_per_microbatch(line):
     with pytest.raises(CaptureError, match=r"'input_gradient' of slot 0: .*once per microbatch"):
         stage[I].run(0, DY)
     np.testing.assert_array_equal(layer.weight.grad.numpy(), once)
+    assert stage.free_slots == [0, 1]
     stage[F].run(0, X)  # the next microbatch
+    stage[I].run(0, DY)
+    assert stage.free_slots == [1]  # its weight gradient is still to come
 
 
 def test_a_slot_in_flight_is_not_begun_again(line):
@@ -166,10 +169,22 @@ def test_other_inputs_are_refused_by_name_and_nothing_is_lost(line):
         stage[I].run(0, DY.astype(np.float64))
     with pytest.raises(CaptureError, match=r"1 inputs \(dy\), got 0"):
         stage[I].run(0)
+    with pytest.raises(CaptureError, match=r"1 inputs \(x\), got 2"):
+        stage[F].run(1, X, X)
     with pytest.raises(CaptureError, match="'dy' of 'input_gradient' is a float"):
         stage[I].run(0, 1.0)
     assert stage[F].outputs(0) is y
     stage[I].run(0, DY)
+
+
+def test_inputs_that_lie_where_they_are_expected_are_not_copied(line):
+    _, stage = line
+    (own,) = stage[F].inputs(0)
+    own[...] = X
+    own.flags.writeable = False  # a copy would raise
+    y = stage[F].run(0, own).numpy().copy()
+    own.flags.writeable = True
+    np.testing.assert_array_equal(y, stage[F].run(1, X).numpy())
 
 
 def test_some_gradients_and_no_others_are_refused(line):
