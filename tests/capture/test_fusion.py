@@ -87,7 +87,7 @@ def test_a_fused_step_has_the_bits_of_the_eager_one(kind, changes, parts):
 
 
 def test_stages_that_are_launched_one_by_one_in_a_plan_keep_the_bits(monkeypatch):
-    """Where the words of all have no room; what the stages need for themselves they need at once."""
+    """Where the words of all have no room; scratch memory they need all at once."""
     losses, weights, _ = curve("gpt", 1, lambda step: step)
     monkeypatch.setattr(native_fused, "BLOCK", 20)
     fused_losses, fused_weights, captured = curve("gpt", 1, capture)

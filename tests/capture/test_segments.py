@@ -511,7 +511,7 @@ def test_plans_whose_slots_meet_are_refused():
     scratch = next(b for b in plan.transient if b not in sound.in_slot)
     with pytest.raises(CaptureError, match=rf"buffer {scratch.number} .* that all slots share"):
         sound._verify_apart(replace(plan, entering=[scratch]), 1)
-    moved = {buffer: 0 for buffer in plan.transient}
+    moved = dict.fromkeys(plan.transient, 0)
     with pytest.raises(CaptureError, match=r"buffer \d+ .* of slot 1 lies at \d+, outside"):
         sound.at(replace(first[I].plan, offsets=moved), 1)  # whoever binds it asks
 
