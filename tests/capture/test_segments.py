@@ -282,12 +282,14 @@ def test_capturing_leaves_no_trace():
     np.testing.assert_array_equal(state, model.dropout_state.buffer)
 
 
-def test_accumulation_goes_on_from_what_was_there():
+@pytest.mark.parametrize("times", [1, 2])
+def test_accumulation_goes_on_from_what_was_there(times):
+    """However often a parameter is given: a tied one belongs to two modules."""
     w = Parameter(np.array([2.0, 3.0], np.float32))
     w.grad = np.array([10.0, 20.0], np.float32)
     stage = capture_segments(
         {"all": lambda x: (Tensor(x) * w).sum().backward()},
-        inputs={"all": (np.ones(2, np.float32),)}, parameters=[w], slots=1,
+        inputs={"all": (np.ones(2, np.float32),)}, parameters=[w] * times, slots=1,
     )  # fmt: skip
     stage["all"].run(0, np.array([1.0, 2.0], np.float32))
     np.testing.assert_array_equal(w.grad.numpy(), [11, 22])

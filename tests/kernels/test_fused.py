@@ -260,6 +260,7 @@ def test_what_does_not_walk_step_by_step_is_no_stage():
     assert walk_of(elementwise.add, (x, x[0], out), {}) == Walk(x.size, (True, False, True))
     assert walk_of(elementwise.add, (x, x, out[:, ::-1]), {}) is None
     assert walk_of(elementwise.add, (x.astype(int),) * 3, {}) is None
+    assert walk_of(elementwise.add, (x.astype(np.float64), x, out), {}) is None
     assert walk_of(elementwise.copy, (x, out), {}) is None
     assert walk_of(matmul.matmul, (x, x, out), {}) is None
     sums = np.ones(32, np.float32)
@@ -281,6 +282,8 @@ def test_what_does_not_walk_step_by_step_is_no_stage():
     )
 
     assert walk_of(norm.rms_norm, (x, sums, out, rows[:300]), EPS) is None
+    cube = np.ones((4, 600, 32), np.float32)  # over its middle axis: no whole rows
+    assert walk_of(reduction.sum, (cube, np.ones((4, 32), np.float32)), {"axis": (1,)}) is None
 
 
 def test_an_axis_of_one_may_have_any_stride():
