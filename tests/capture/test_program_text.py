@@ -22,12 +22,12 @@ from baremetal.nn import GPT, GPTConfig
 F32 = np.dtype(np.float32)
 
 
-def call(*words, key="tests:scale_body", items=4, address=1, remark="scale"):
+def call(*words, key="tests:scale_body", items=4, work=1, address=1):
     """One native launch of a body that nobody has compiled."""
     function = SimpleNamespace(__doc__="Scales.")
     body = SimpleNamespace(key=key, name=key.split(":")[1], function=function)
-    launch = SimpleNamespace(body=body, dtype=F32, items=items, work=1, address=address)
-    return Call(launch, words, remark, "scale")
+    launch = SimpleNamespace(body=body, dtype=F32, items=items, work=work, address=address)
+    return Call(launch, words, "scale", "scale")
 
 
 def written(*calls, inlined=False):
@@ -62,6 +62,16 @@ def test_launches_that_differ_in_one_thing_are_no_repetition(differ):
     captured(*(array + 1 for array in arrays))
     for mine, theirs in zip(captured(*arrays), expected, strict=True):
         np.testing.assert_array_equal(mine.numpy(), theirs)
+
+
+def test_calls_are_of_one_kind_if_they_differ_in_addresses_alone():
+    one = call(place("a"), 3)
+    assert one.kind == call(place("b", 64, buffer=2), 3).kind
+    for other in (
+        call(place("a"), 4), call(place("a"), 3, items=5), call(place("a"), 3, key="tests:other"),
+        call(place("a", region="fixed"), 3), call(place("a"), 3, 3), call(place("a"), 3, work=2),
+    ):  # fmt: skip
+        assert other.kind != one.kind
 
 
 def test_rows_of_one_buffer_in_a_stretch_that_repeats():
