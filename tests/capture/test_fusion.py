@@ -299,6 +299,24 @@ class Program:
         CPU.launch(reduction.sum, matrices[choices[0]], vectors[choices[1]], axis=(0,))
 
 
+@pytest.mark.parametrize("part", [slice(128, None), slice(None, 384), slice(None)], ids=str)
+def test_what_is_stepped_through_from_another_row_stays_apart(part):
+    """Step i of the second would read what a later step of the first writes."""
+
+    def program(x):
+        y = CPU.empty(x.shape, x.dtype)
+        CPU.launch(elementwise.multiply, x, x, y)
+        out = CPU.empty(x[part].shape, x.dtype)
+        CPU.launch(elementwise.negative, y[part], out)
+        return out
+
+    captured = capture(program)
+    captured(np.ones((ROWS, WIDTH), np.float32))
+    x = np.random.default_rng(5).standard_normal((ROWS, WIDTH), np.float32)
+    np.testing.assert_array_equal(captured(x), -(x * x)[part])
+    assert len(captured.plan.launches) == (1 if part == slice(None) else 2)
+
+
 @st.composite
 def programs(draw):
     return Program(draw)
