@@ -125,8 +125,9 @@ def test_an_address_at_the_workspace_s_end_is_none_in_it():
 def test_buffers_at_one_place_have_names_of_their_own():
     """One lies there after the other; the reader is to see which is meant."""
     first, then = place("gelu", 64, buffer=1), place("linear", 64, buffer=2)
-    text, _ = written(call(first, 4), call(then, 4))
+    text, _ = written(call(first, 4), call(first, 5), call(then, 4))
     assert "    gelu = arena + 64" in text
+    assert text.count("= arena + 64") == 2  # each is declared where it is first used
     assert "    linear = arena + 64" in text
 
 
