@@ -573,3 +573,11 @@ def test_the_drawing_shows_one_operation_and_what_it_keeps():
     assert "multiply" in draw(y).text
     backward(y.sum())
     assert "freed by backward" in draw(y).text.splitlines()[0]
+
+
+def test_the_drawing_counts_copies_too():
+    """Dropout's state is copied by the first run, for the second."""
+    x, state = leaf(3, WIDTH), np.array([5, 2, 0])
+    y = checkpoint(lambda x: ops.dropout(x, state, p=0.5, layer=0))(x * 2.0)
+    saved = 3 * WIDTH * 4 + state.nbytes
+    assert f"checkpoint (3, {WIDTH})  saves {saved} B" in draw(y).text

@@ -256,6 +256,37 @@ def test_a_gradient_segment_that_returns_something_else_the_second_time():
         )
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (lambda y, z, w: y, lambda y, z, w: (y, z)),  # more of them
+        (lambda y, z, w: y, lambda y, z, w: y.T),  # laid out in another way
+        (lambda y, z, w: y, lambda y, z, w: y[:2]),
+        (lambda y, z, w: w, lambda y, z, w: y.data),  # what was there before, what was made
+        (lambda y, z, w: y.data, lambda y, z, w: w),
+        (lambda y, z, w: (y, z), lambda y, z, w: (y, y)),  # two in one place
+        (lambda y, z, w: (y, y), lambda y, z, w: (y, z)),
+    ],
+)
+def test_results_that_lie_elsewhere_the_second_time_are_refused(first, then):
+    """Both versions of a gradient segment leave its results in one place, or nobody finds them."""
+    w = Parameter(np.ones((3, 3), np.float32))
+    calls = []
+
+    def backward(x):
+        calls.append(0)
+        y, z = Tensor(x) * 2.0, Tensor(x) * 3.0
+        (y * w).sum().backward()
+        return (first if len(calls) == 1 else then)(y, z, w.data)
+
+    with pytest.raises(CaptureError, match="'backward' did not do the same"):
+        capture_segments(
+            {"backward": backward}, inputs={"backward": (np.ones((3, 3), np.float32),)},
+            parameters=[w], slots=1,
+        )  # fmt: skip
+    assert w.grad is None
+
+
 def test_what_a_gradient_segment_makes_is_not_handed_on():
     """Its two versions would leave it in two places."""
     w = Parameter(np.ones(3, np.float32))
