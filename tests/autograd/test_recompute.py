@@ -501,6 +501,15 @@ def test_a_function_that_takes_another_path_is_refused():
     with pytest.raises(AutogradError, match="returned 1 new values, where it had 2"):
         checkpoint(fewer)(leaf(2))[0].sum().backward()
 
+    def narrower(x):
+        calls.append(1)
+        rows = 3 if len(calls) % 2 else 2
+        return ops.cross_entropy(x[:rows], np.zeros(rows, np.int64))
+
+    calls.clear()
+    with pytest.raises(AutogradError, match=r"asked for a copy of shape \(2,\) that it had not"):
+        checkpoint(narrower)(leaf(4, WIDTH)).backward()
+
 
 def test_what_leaves_by_another_door_is_refused():
     kept = []

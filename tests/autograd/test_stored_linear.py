@@ -218,6 +218,15 @@ def test_a_weight_changed_before_backward_is_refused():
         y.sum().backward()
 
 
+def test_one_narrow_matrix_makes_a_layer_narrow():
+    assert not LinearStorage().is_narrow
+    for role in ("inputs", "weights", "gradients"):
+        storage = LinearStorage(**{role: BF16})
+        assert storage.is_narrow
+        with pytest.raises(BaremetalError, match="made from float32"):
+            ops.stored_linear(Tensor(np.ones((2, 4))), Tensor(np.ones((3, 4))), storage=storage)
+
+
 def test_float64_has_no_narrow_storage():
     with pytest.raises(BaremetalError, match="made from float32"):
         ops.stored_linear(Tensor(np.ones((2, 4))), Tensor(np.ones((3, 4))), **layer("bf16"))
