@@ -393,14 +393,20 @@ def test_what_cannot_be_captured_is_refused():
     assert Tensor([1.0]).sum().item() == 1.0  # the device is free again
 
 
-def test_a_failed_capture_puts_everything_back():
+@pytest.mark.parametrize("grad", [None, [3.0, 4.0]])
+def test_a_failed_capture_puts_everything_back(grad):
     w = Parameter(np.array([1.0, 2.0], np.float32))
+    w.grad = None if grad is None else np.array(grad, np.float32)
 
     def forward(x):
         with no_grad():
             CPU.launch(kernels.fill, w.data, value=7.0)
+        (Tensor(x) * w).sum().backward()
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        capture_segments({F: forward}, inputs={F: (np.ones(2),)}, parameters=[w], slots=1)
+        capture_segments(
+            {F: forward}, inputs={F: (np.ones(2, np.float32),)}, parameters=[w], slots=1
+        )
     assert w.tolist() == [1.0, 2.0]
+    assert (None if w.grad is None else w.grad.tolist()) == grad
