@@ -236,6 +236,16 @@ def test_a_segment_that_does_something_else_the_second_time():
     with pytest.raises(CaptureError, match="'forward' did not do the same when it was"):
         capture_segments({F: forward}, inputs={F: (X,)}, slots=1)
 
+    def wider(x):
+        seen.append(x)
+        y = CPU.empty(x.shape, np.float32 if len(seen) == 1 else np.float64)
+        CPU.launch(kernels.fill, y, value=1.0)
+        return y
+
+    seen.clear()
+    with pytest.raises(CaptureError, match="'forward' did not do the same when it was"):
+        capture_segments({F: wider}, inputs={F: (X,)}, slots=1)
+
 
 def test_a_gradient_segment_that_returns_something_else_the_second_time():
     w = Parameter(np.ones(3, np.float32))
