@@ -205,6 +205,37 @@ def test_some_gradients_and_no_others_are_refused(line):
         stage[W].run(0)
 
 
+def test_a_parameter_of_two_segments_has_a_gradient_when_the_second_begins():
+    """There the first microbatch, too, adds to the one, and overwrites the other's."""
+    a, b = (Parameter(np.array(numbers, np.float32)) for numbers in ([2.0, 3.0], [5.0, 7.0]))
+    stage = capture_segments(
+        {
+            "one": lambda x: (Tensor(x) * a).sum().backward(),
+            "two": lambda x: (Tensor(x) * a * b).sum().backward(),
+        },
+        inputs=dict.fromkeys(("one", "two"), (np.ones(2, np.float32),)),
+        parameters=[a, b], slots=1,
+    )  # fmt: skip
+    for _ in range(2):
+        stage.zero_grad()
+        for times in (1, 2):
+            for segment in stage:
+                segment.run(0, np.full(2, 10, np.float32))
+            np.testing.assert_array_equal(a.grad.numpy(), times * (10 + 10 * b.numpy()))
+            np.testing.assert_array_equal(b.grad.numpy(), times * 10 * a.numpy())
+
+
+def test_a_frozen_parameter_may_be_a_result():
+    w = Parameter(np.array([2.0, 3.0], np.float32))
+    w.requires_grad = False
+    stage = capture_segments(
+        {F: lambda x: (Tensor(x) * w, w)}, inputs={F: (np.ones(2, np.float32),)}, slots=1
+    )
+    y, same = stage[F].run(0, np.full(2, 10, np.float32))
+    np.testing.assert_array_equal(y.numpy(), [20, 30])
+    np.testing.assert_array_equal(same.numpy(), w.numpy())
+
+
 def test_gradients_that_are_absent_stay_absent():
     """An optimiser does not find zeros where eager execution would have left nothing."""
     used, unused = (Parameter(np.ones(3, np.float32)) for _ in range(2))
