@@ -236,6 +236,31 @@ def test_a_frozen_parameter_may_be_a_result():
     np.testing.assert_array_equal(same.numpy(), w.numpy())
 
 
+def test_an_example_that_needs_a_gradient_stands_for_inputs_that_do():
+    w = Parameter(np.array([2.0, 3.0], np.float32))
+
+    def both_ways(x):
+        (x * w).sum().backward()
+        return x.grad
+
+    example = Tensor(np.ones(2, np.float32), requires_grad=True)
+    stage = capture_segments(
+        {"all": both_ways}, inputs={"all": (example,)}, parameters=[w], slots=1
+    )
+    np.testing.assert_array_equal(stage["all"].run(0, np.full(2, 10, np.float32)).numpy(), [2, 3])
+
+
+def test_inputs_without_names_are_called_by_their_numbers():
+    one = np.ones(2, np.float32)
+    stage = capture_segments(
+        {F: lambda x, *others: Tensor(x) * others[0]}, inputs={F: (one, one)}, slots=1
+    )
+    with pytest.raises(CaptureError, match=r"input '1' of 'forward' has shape \(3,\)"):
+        stage[F].run(0, one, np.ones(3, np.float32))
+    with pytest.raises(CaptureError, match=r"2 inputs \(x, 1\), got 1"):
+        stage[F].run(0, one)
+
+
 def test_gradients_that_are_absent_stay_absent():
     """An optimiser does not find zeros where eager execution would have left nothing."""
     used, unused = (Parameter(np.ones(3, np.float32)) for _ in range(2))
