@@ -398,6 +398,18 @@ def test_a_change_in_place_of_what_is_made_inside_happens_again():
     checkpoint(function)(again).sum().backward()
     assert x.grad.tolist() == again.grad.tolist()
 
+    def through_a_view(x):
+        y = x * 2.0
+        total = y.sum()
+        view = y.detach()
+        view += 1.0  # the function's own business: y was made here
+        return x * view + total
+
+    x, again = leaf(3), leaf(3)
+    through_a_view(x).sum().backward()
+    checkpoint(through_a_view)(again).sum().backward()
+    assert x.grad.tolist() == again.grad.tolist()
+
 
 # ---------------------------------------------------------------- dropout
 
@@ -462,6 +474,22 @@ def test_a_value_changed_between_forward_and_backward_is_refused(name):
         changed *= 2.0
     with pytest.raises(AutogradError, match=rf"'{name}', shape .* changed in place by '\*='"):
         loss.backward()
+
+
+def test_a_value_that_the_function_itself_changes_is_refused():
+    """Read before the change and after it: the second run would begin with what it is now."""
+    constant = Tensor(np.ones(3, np.float32), name="constant")
+
+    def function(x):
+        y = x + constant  # saves nothing, so that the tape would not notice
+        with no_grad():
+            doubled = constant
+            doubled *= 2.0
+        return ops.exp(y + constant)
+
+    y = checkpoint(function)(leaf(3)).sum()
+    with pytest.raises(AutogradError, match=r"'constant', shape .* changed in place"):
+        y.backward()
 
 
 def test_a_function_that_takes_another_path_is_refused():

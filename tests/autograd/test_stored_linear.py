@@ -4,6 +4,9 @@ The oracle: the stored matrices are read back by `load` (whose bits tests/kernel
 ml_dtypes), and the three products of the layer are computed from them in float64.
 """
 
+import functools
+import operator
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -163,6 +166,21 @@ def test_gradients_deferred_lent_and_added_are_the_same(recipe):
             np.testing.assert_array_equal(a, b)
     for a, b in zip(once, run(times=2), strict=True):
         np.testing.assert_allclose(2 * a, b, rtol=1e-6)
+
+
+@every_recipe
+def test_an_input_of_two_layers_gets_the_sum_of_their_gradients(recipe):
+    cotangent, weights = numbers(6, 24, seed=3), [numbers(24, 40, seed=n) for n in (1, 2)]
+
+    def gradient(*weights):
+        x = Tensor(numbers(6, 40), requires_grad=True)
+        h = x * 1.0
+        ys = [ops.stored_linear(h, Parameter(weight), **layer(recipe)) for weight in weights]
+        functools.reduce(operator.add, ys).backward(cotangent)
+        return x.grad.numpy()
+
+    expected = sum(gradient(weight) for weight in weights)
+    np.testing.assert_allclose(gradient(*weights), expected, rtol=1e-5, atol=1e-5)
 
 
 @every_recipe

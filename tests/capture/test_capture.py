@@ -221,6 +221,14 @@ def test_tensors_as_inputs():
         assert captured(Tensor([value])).tolist() == [value * value]
 
 
+def test_the_first_inputs_stay_the_caller_s():
+    captured = capture(lambda x, y: Tensor(x) + y)
+    first = np.ones(3, np.float32), Tensor(np.ones(3, np.float32))
+    captured(*first)
+    captured(np.zeros(3, np.float32), np.zeros(3, np.float32))
+    assert [each.tolist() for each in first] == [[1, 1, 1]] * 2
+
+
 def test_a_tensor_that_needs_a_gradient_gets_it_in_every_call():
     def step(x):
         (x * x).sum().backward()
