@@ -184,6 +184,27 @@ def test_an_input_of_two_layers_gets_the_sum_of_their_gradients(recipe):
 
 
 @every_recipe
+def test_a_gradient_that_does_not_lie_row_by_row_is_added_to(recipe):
+    """That of a transposition comes first, and is a view: the product goes into fresh memory."""
+    weight, cotangent = numbers(24, 40, seed=1), numbers(6, 24, seed=3)
+
+    def gradient(with_layer, with_view):
+        x = Tensor(numbers(6, 40), requires_grad=True)
+        h = x * 1.0
+        terms = []
+        if with_layer:
+            y = ops.stored_linear(h, Tensor(weight), **layer(recipe))
+            terms.append((y * Tensor(cotangent)).sum())
+        if with_view:
+            terms.append((h.T * Tensor(numbers(40, 6, seed=5))).sum())
+        functools.reduce(operator.add, terms).backward()
+        return x.grad.numpy()
+
+    expected = gradient(True, False) + gradient(False, True)
+    np.testing.assert_allclose(gradient(True, True), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_recipe
 def test_native_and_reference_kernels_store_the_same_codes(recipe):
     reference = Device(kernels="reference")
     for storage in RECIPES[recipe]:
