@@ -151,14 +151,16 @@ def test_gradients_deferred_lent_and_added_are_the_same(recipe):
 
     def run(lend=False, times=1, **options):
         x, weight = Tensor(numbers(6, 40), requires_grad=True), Parameter(numbers(24, 40, seed=1))
+        bias = Parameter(numbers(24, seed=2))
         if lend:
             weight.use_grad_buffer(np.full((24, 40), np.nan, np.float32))
+            bias.use_grad_buffer(np.full(24, np.nan, np.float32))
         for _ in range(times):
-            y = ops.stored_linear(x * 1.0, weight, **layer(recipe))
+            y = ops.stored_linear(x * 1.0, weight, bias, **layer(recipe))
             owed = y.backward(cotangent, **options)
             if owed is not None:
                 owed.pay()
-        return x.grad.numpy().copy(), weight.grad.numpy().copy()
+        return [each.grad.numpy().copy() for each in (x, weight, bias)]
 
     once = run()
     for other in (run(defer_weights=True), run(lend=True)):

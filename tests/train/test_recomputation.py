@@ -12,6 +12,7 @@ from baremetal.checkpoint import load_checkpoint
 from baremetal.cli import main
 from baremetal.nn import MLP
 from baremetal.nn.block import POLICIES
+from baremetal.train import recomputation
 from baremetal.train.build import build_data
 from baremetal.train.recomputation import compare_policies, comparison_table
 from baremetal.train.run_folder import RunFolder
@@ -104,6 +105,12 @@ def test_policies_side_by_side(tiny, monkeypatch):
     assert all(line.endswith("yes") for line in lines[2:])
     rows[1]["same_bits"] = False
     assert comparison_table(comparison).splitlines()[3].endswith("NO")
+
+
+def test_a_policy_with_other_bits_is_said(tiny, monkeypatch):
+    monkeypatch.setattr(recomputation, "_bits", lambda trainer: trainer.config.recompute)
+    rows = compare_policies(tiny, build_data(tiny), rounds=1)["rows"]
+    assert [row["same_bits"] for row in rows] == [True, False, False]
 
 
 def test_inspect_shows_the_smaller_plan_beside_the_others(tmp_path, corpus, capsys):
