@@ -398,6 +398,18 @@ def test_a_change_in_place_of_what_is_made_inside_happens_again():
     checkpoint(function)(again).sum().backward()
     assert x.grad.tolist() == again.grad.tolist()
 
+    def through_a_view(x):
+        y = x * 2.0
+        total = y.sum()
+        view = y.detach()
+        view += 1.0  # the function's own business: y was made here
+        return x * view + total
+
+    x, again = leaf(3), leaf(3)
+    through_a_view(x).sum().backward()
+    checkpoint(through_a_view)(again).sum().backward()
+    assert x.grad.tolist() == again.grad.tolist()
+
 
 # ---------------------------------------------------------------- dropout
 
@@ -464,6 +476,22 @@ def test_a_value_changed_between_forward_and_backward_is_refused(name):
         loss.backward()
 
 
+def test_a_value_that_the_function_itself_changes_is_refused():
+    """Read before the change and after it: the second run would begin with what it is now."""
+    constant = Tensor(np.ones(3, np.float32), name="constant")
+
+    def function(x):
+        y = x + constant  # saves nothing, so that the tape would not notice
+        with no_grad():
+            doubled = constant
+            doubled *= 2.0
+        return ops.exp(y + constant)
+
+    y = checkpoint(function)(leaf(3)).sum()
+    with pytest.raises(AutogradError, match=r"'constant', shape .* changed in place"):
+        y.backward()
+
+
 def test_a_function_that_takes_another_path_is_refused():
     calls = []
 
@@ -500,6 +528,15 @@ def test_a_function_that_takes_another_path_is_refused():
     calls.clear()
     with pytest.raises(AutogradError, match="returned 1 new values, where it had 2"):
         checkpoint(fewer)(leaf(2))[0].sum().backward()
+
+    def narrower(x):
+        calls.append(1)
+        rows = 3 if len(calls) % 2 else 2
+        return ops.cross_entropy(x[:rows], np.zeros(rows, np.int64))
+
+    calls.clear()
+    with pytest.raises(AutogradError, match=r"asked for a copy of shape \(2,\) that it had not"):
+        checkpoint(narrower)(leaf(4, WIDTH)).backward()
 
 
 def test_what_leaves_by_another_door_is_refused():
@@ -573,3 +610,11 @@ def test_the_drawing_shows_one_operation_and_what_it_keeps():
     assert "multiply" in draw(y).text
     backward(y.sum())
     assert "freed by backward" in draw(y).text.splitlines()[0]
+
+
+def test_the_drawing_counts_copies_too():
+    """Dropout's state is copied by the first run, for the second."""
+    x, state = leaf(3, WIDTH), np.array([5, 2, 0])
+    y = checkpoint(lambda x: ops.dropout(x, state, p=0.5, layer=0))(x * 2.0)
+    saved = 3 * WIDTH * 4 + state.nbytes
+    assert f"checkpoint (3, {WIDTH})  saves {saved} B" in draw(y).text

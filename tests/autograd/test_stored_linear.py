@@ -4,6 +4,9 @@ The oracle: the stored matrices are read back by `load` (whose bits tests/kernel
 ml_dtypes), and the three products of the layer are computed from them in float64.
 """
 
+import functools
+import operator
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -148,14 +151,16 @@ def test_gradients_deferred_lent_and_added_are_the_same(recipe):
 
     def run(lend=False, times=1, **options):
         x, weight = Tensor(numbers(6, 40), requires_grad=True), Parameter(numbers(24, 40, seed=1))
+        bias = Parameter(numbers(24, seed=2))
         if lend:
             weight.use_grad_buffer(np.full((24, 40), np.nan, np.float32))
+            bias.use_grad_buffer(np.full(24, np.nan, np.float32))
         for _ in range(times):
-            y = ops.stored_linear(x * 1.0, weight, **layer(recipe))
+            y = ops.stored_linear(x * 1.0, weight, bias, **layer(recipe))
             owed = y.backward(cotangent, **options)
             if owed is not None:
                 owed.pay()
-        return x.grad.numpy().copy(), weight.grad.numpy().copy()
+        return [each.grad.numpy().copy() for each in (x, weight, bias)]
 
     once = run()
     for other in (run(defer_weights=True), run(lend=True)):
@@ -163,6 +168,42 @@ def test_gradients_deferred_lent_and_added_are_the_same(recipe):
             np.testing.assert_array_equal(a, b)
     for a, b in zip(once, run(times=2), strict=True):
         np.testing.assert_allclose(2 * a, b, rtol=1e-6)
+
+
+@every_recipe
+def test_an_input_of_two_layers_gets_the_sum_of_their_gradients(recipe):
+    cotangent, weights = numbers(6, 24, seed=3), [numbers(24, 40, seed=n) for n in (1, 2)]
+
+    def gradient(*weights):
+        x = Tensor(numbers(6, 40), requires_grad=True)
+        h = x * 1.0
+        ys = [ops.stored_linear(h, Parameter(weight), **layer(recipe)) for weight in weights]
+        functools.reduce(operator.add, ys).backward(cotangent)
+        return x.grad.numpy()
+
+    expected = sum(gradient(weight) for weight in weights)
+    np.testing.assert_allclose(gradient(*weights), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_recipe
+def test_a_gradient_that_does_not_lie_row_by_row_is_added_to(recipe):
+    """That of a transposition comes first, and is a view: the product goes into fresh memory."""
+    weight, cotangent = numbers(24, 40, seed=1), numbers(6, 24, seed=3)
+
+    def gradient(with_layer, with_view):
+        x = Tensor(numbers(6, 40), requires_grad=True)
+        h = x * 1.0
+        terms = []
+        if with_layer:
+            y = ops.stored_linear(h, Tensor(weight), **layer(recipe))
+            terms.append((y * Tensor(cotangent)).sum())
+        if with_view:
+            terms.append((h.T * Tensor(numbers(40, 6, seed=5))).sum())
+        functools.reduce(operator.add, terms).backward()
+        return x.grad.numpy()
+
+    expected = gradient(True, False) + gradient(False, True)
+    np.testing.assert_allclose(gradient(True, True), expected, rtol=1e-5, atol=1e-5)
 
 
 @every_recipe
@@ -216,6 +257,15 @@ def test_a_weight_changed_before_backward_is_refused():
     weight.version.bump("test")
     with pytest.raises(BaremetalError, match="changed"):
         y.sum().backward()
+
+
+def test_one_narrow_matrix_makes_a_layer_narrow():
+    assert not LinearStorage().is_narrow
+    for role in ("inputs", "weights", "gradients"):
+        storage = LinearStorage(**{role: BF16})
+        assert storage.is_narrow
+        with pytest.raises(BaremetalError, match="made from float32"):
+            ops.stored_linear(Tensor(np.ones((2, 4))), Tensor(np.ones((3, 4))), storage=storage)
 
 
 def test_float64_has_no_narrow_storage():

@@ -1,12 +1,14 @@
 """The overhead curve: what is read off a result, the fit's closed form, saving and drawing it."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from baremetal.bench.machine import describe_machine
-from baremetal.bench.overhead import command, measure, reading
+from baremetal.bench.overhead import command, launches, measure, reading
 from baremetal.bench.overhead.amdahl import fit_step_times, step_time_s
 from baremetal.bench.overhead.launches import launches_text, measure_launches
 from baremetal.bench.overhead.picture import curve_figure
@@ -248,6 +250,13 @@ def test_launches_are_measured_each_way():
     assert [*result["once_s"]] == ["first call, in all", "planning memory", "binding"]
     assert all(s > 0 for part in ("per_launch_s", "once_s") for s in result[part].values())
     assert "one by one" in launches_text(result)
+
+
+def test_what_happens_once_is_counted_for_each_launch(monkeypatch):
+    """By a clock that goes on by a second whenever somebody looks at it."""
+    ticks = itertools.count()
+    monkeypatch.setattr(launches, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    assert set(measure_launches(20, budget_s=0.0)["once_s"].values()) == {1 / 20}
 
 
 def test_the_command_for_launches(capsys):

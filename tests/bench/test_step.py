@@ -109,6 +109,23 @@ def test_losses_that_differ_are_refused_and_everything_is_closed(fake):
     run()  # rounding in another order is no difference
 
 
+@pytest.mark.parametrize(
+    ("number", "factor", "allowed"),
+    [
+        (0, 1 + 1e-4, False), (4, 1 + 1e-4, False), (5, 1 + 1e-4, True), (9, 1 + 1e-4, True),
+        (9, 1.01, False), (9, 0.99, False), (0, float("nan"), False), (9, float("nan"), False),
+    ],
+)  # fmt: skip
+def test_later_losses_may_differ_by_more_and_none_by_nan(fake, number, factor, allowed):
+    losses = [loss * (factor if i == number else 1) for i, loss in enumerate(LOSSES)]
+    fake.losses_of = fake.losses_of | {"torch.compile": losses}
+    if allowed:
+        run(against=("torch", "torch.compile"))
+    else:
+        with pytest.raises(BaremetalError, match=r"losses of 'torch\.compile' differ"):
+            run(against=("torch", "torch.compile"))
+
+
 def test_a_contender_that_cannot_start_leaves_no_other_behind(fake, monkeypatch):
     def refuse(self, name, size, threads):
         if name == "torch":

@@ -1,5 +1,6 @@
 """A captured step: the same bits as the eager one, refusals that name what is wrong."""
 
+import gc
 import sys
 from collections import namedtuple
 
@@ -220,6 +221,41 @@ def test_tensors_as_inputs():
         assert captured(Tensor([value])).tolist() == [value * value]
 
 
+def test_the_first_inputs_stay_the_caller_s():
+    captured = capture(lambda x, y: Tensor(x) + y)
+    first = np.ones(3, np.float32), Tensor(np.ones(3, np.float32))
+    captured(*first)
+    captured(np.zeros(3, np.float32), np.zeros(3, np.float32))
+    assert [each.tolist() for each in first] == [[1, 1, 1]] * 2
+
+
+def test_a_tensor_that_needs_a_gradient_gets_it_in_every_call():
+    def step(x):
+        (x * x).sum().backward()
+        return x.grad
+
+    captured = capture(step)
+    for value in (2.0, 3.0):
+        assert captured(Tensor([value], requires_grad=True)).tolist() == [2 * value]
+
+
+def test_what_only_a_reference_cycle_holds_is_not_kept():
+    def step(x):
+        y = Tensor(x) * 2.0
+        cycle = [y]
+        cycle.append(cycle)
+        return (y + 1.0).sum()
+
+    gc.disable()  # or it might be collected by chance
+    try:
+        captured = capture(step)
+        captured(np.ones(1000, np.float32))
+    finally:
+        gc.enable()
+    assert [buffer.shape for buffer in captured.plan.kept] == [()]
+    assert len(captured.plan.transient) == 2
+
+
 def test_the_references_replay_too():
     device = Device(kernels="reference")
     captured = capture(lambda x: ops.softmax(Tensor(x, device=device)), device=device)
@@ -320,6 +356,9 @@ def test_a_token_outside_the_vocabulary_is_refused_and_nothing_is_changed():
             captured(bad, targets)
         with pytest.raises(BaremetalError, match=f"{wrong} is not in 0..10"):
             captured(inputs, bad)
+        for look in (captured.measure, captured.compare_fusions):  # on the inputs that lie there
+            with pytest.raises(BaremetalError, match=f"{wrong} is not in 0..10"):
+                look()
     assert_equal_bits(before, weights(model))
     assert_equal_bits(state, optimizer.state_dict())
 

@@ -17,6 +17,7 @@ from baremetal.capture.replay import Replay
 from baremetal.capture.undo import Undo
 from baremetal.kernels import dropout, elementwise, norm, reduction
 from baremetal.kernels.fused import Fused
+from baremetal.kernels.native import fused as native_fused
 from baremetal.nn import GPT, GPTConfig, Llama, LlamaConfig
 from baremetal.optim import AdamW, decay_groups
 
@@ -83,6 +84,16 @@ def test_a_fused_step_has_the_bits_of_the_eager_one(kind, changes, parts):
     assert len(fused) >= 8
     # Replays ran compiled code: every fused launch could be packed.
     assert all(packed is not None for _, packed in captured._replay.bound_launches())
+
+
+def test_stages_that_are_launched_one_by_one_in_a_plan_keep_the_bits(monkeypatch):
+    """Where the words of all have no room; scratch memory they need all at once."""
+    losses, weights, _ = curve("gpt", 1, lambda step: step)
+    monkeypatch.setattr(native_fused, "BLOCK", 20)
+    fused_losses, fused_weights, captured = curve("gpt", 1, capture)
+    assert losses == fused_losses
+    assert weights == fused_weights
+    assert "stages_body" not in captured.source
 
 
 @pytest.mark.parametrize("name", [*FUSIONS, "native-exact"])
@@ -286,6 +297,24 @@ class Program:
 
     def sum(self, choices, matrices, vectors, per_row):
         CPU.launch(reduction.sum, matrices[choices[0]], vectors[choices[1]], axis=(0,))
+
+
+@pytest.mark.parametrize("part", [slice(128, None), slice(None, 384), slice(None)], ids=str)
+def test_what_is_stepped_through_from_another_row_stays_apart(part):
+    """Step i of the second would read what a later step of the first writes."""
+
+    def program(x):
+        y = CPU.empty(x.shape, x.dtype)
+        CPU.launch(elementwise.multiply, x, x, y)
+        out = CPU.empty(x[part].shape, x.dtype)
+        CPU.launch(elementwise.negative, y[part], out)
+        return out
+
+    captured = capture(program)
+    captured(np.ones((ROWS, WIDTH), np.float32))
+    x = np.random.default_rng(5).standard_normal((ROWS, WIDTH), np.float32)
+    np.testing.assert_array_equal(captured(x), -(x * x)[part])
+    assert len(captured.plan.launches) == (1 if part == slice(None) else 2)
 
 
 @st.composite

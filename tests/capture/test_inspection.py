@@ -5,8 +5,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from baremetal import Tensor
+from baremetal import CPU, Tensor
 from baremetal.capture import CaptureError, arena_figure, arena_plot, capture
+from baremetal.kernels.elementwise import add
 
 
 def chain(x):
@@ -42,6 +43,18 @@ def test_launches_are_timed_one_by_one_and_do_what_a_replay_does(captured):
     captured(np.zeros(1000, np.float32))
     captured.measure()
     assert captured._returned.item() == 1000 * 6.0
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_step_is_done_as_often_as_asked_for(repeats):
+    """Really: the last one is shown, those before it warm up."""
+    count = np.zeros(1, np.float32)
+    captured = capture(lambda one: CPU.launch(add, count, one, count))
+    captured(np.ones(1, np.float32))
+    count[0] = 0
+    trace = captured.measure(repeats)
+    assert count[0] == repeats
+    assert len(trace.spans) == 1
 
 
 def test_measuring_needs_a_plan():

@@ -42,10 +42,26 @@ def test_six_blocks_are_not_taken_for_two_halves_of_three():
 
 def test_what_saves_little_is_left_as_it_is():
     assert find_repeats([1, 1, 1, 1]) == [0, 1, 2, 3]
+    assert find_repeats([1] * 5) == [0, 1, 2, 3, 4]  # a single launch is no function
+    assert find_repeats([1, 2] * 2 + [3]) == [0, 1, 2, 3, 4]
+    assert find_repeats([1, 2] * 3) == [Repeat(0, 2, 3, [0, 1])]  # saves four
     assert find_repeats([]) == []
 
 
-@given(st.lists(st.integers(0, 2), max_size=40))
+def test_the_longest_of_several_is_taken_first_and_the_rest_is_searched():
+    kinds = [*[1, 2] * 6, 9, *[1, 2] * 3, 8, *[3, 4, 5] * 3, 7]
+    first, then, last = Repeat(0, 2, 6, [0, 1]), Repeat(13, 2, 3, [13, 14]), [20, 21, 22]
+    assert find_repeats(kinds) == [first, 12, then, 19, Repeat(20, 3, 3, last), 29]
+
+
+@st.composite
+def programs(draw):
+    """Stretches, repeated now and then, one after the other."""
+    stretch = st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=4), st.integers(1, 5))
+    return [kind for kinds, times in draw(st.lists(stretch, max_size=6)) for kind in kinds * times]
+
+
+@given(programs())
 def test_every_launch_is_made_once_and_in_order(kinds):
     nodes = find_repeats(kinds)
     assert list(expanded(nodes)) == list(range(len(kinds)))

@@ -64,7 +64,10 @@ def test_a_segment_runs_once_per_microbatch(line):
     with pytest.raises(CaptureError, match=r"'input_gradient' of slot 0: .*once per microbatch"):
         stage[I].run(0, DY)
     np.testing.assert_array_equal(layer.weight.grad.numpy(), once)
+    assert stage.free_slots == [0, 1]
     stage[F].run(0, X)  # the next microbatch
+    stage[I].run(0, DY)
+    assert stage.free_slots == [1]  # its weight gradient is still to come
 
 
 def test_a_slot_in_flight_is_not_begun_again(line):
@@ -166,10 +169,22 @@ def test_other_inputs_are_refused_by_name_and_nothing_is_lost(line):
         stage[I].run(0, DY.astype(np.float64))
     with pytest.raises(CaptureError, match=r"1 inputs \(dy\), got 0"):
         stage[I].run(0)
+    with pytest.raises(CaptureError, match=r"1 inputs \(x\), got 2"):
+        stage[F].run(1, X, X)
     with pytest.raises(CaptureError, match="'dy' of 'input_gradient' is a float"):
         stage[I].run(0, 1.0)
     assert stage[F].outputs(0) is y
     stage[I].run(0, DY)
+
+
+def test_inputs_that_lie_where_they_are_expected_are_not_copied(line):
+    _, stage = line
+    (own,) = stage[F].inputs(0)
+    own[...] = X
+    own.flags.writeable = False  # a copy would raise
+    y = stage[F].run(0, own).numpy().copy()
+    own.flags.writeable = True
+    np.testing.assert_array_equal(y, stage[F].run(1, X).numpy())
 
 
 def test_some_gradients_and_no_others_are_refused(line):
@@ -220,6 +235,16 @@ def test_a_segment_that_does_something_else_the_second_time():
 
     with pytest.raises(CaptureError, match="'forward' did not do the same when it was"):
         capture_segments({F: forward}, inputs={F: (X,)}, slots=1)
+
+    def wider(x):
+        seen.append(x)
+        y = CPU.empty(x.shape, np.float32 if len(seen) == 1 else np.float64)
+        CPU.launch(kernels.fill, y, value=1.0)
+        return y
+
+    seen.clear()
+    with pytest.raises(CaptureError, match="'forward' did not do the same when it was"):
+        capture_segments({F: wider}, inputs={F: (X,)}, slots=1)
 
 
 def test_a_gradient_segment_that_returns_something_else_the_second_time():
@@ -347,14 +372,20 @@ def test_what_cannot_be_captured_is_refused():
     assert Tensor([1.0]).sum().item() == 1.0  # the device is free again
 
 
-def test_a_failed_capture_puts_everything_back():
+@pytest.mark.parametrize("grad", [None, [3.0, 4.0]])
+def test_a_failed_capture_puts_everything_back(grad):
     w = Parameter(np.array([1.0, 2.0], np.float32))
+    w.grad = None if grad is None else np.array(grad, np.float32)
 
     def forward(x):
         with no_grad():
             CPU.launch(kernels.fill, w.data, value=7.0)
+        (Tensor(x) * w).sum().backward()
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        capture_segments({F: forward}, inputs={F: (np.ones(2),)}, parameters=[w], slots=1)
+        capture_segments(
+            {F: forward}, inputs={F: (np.ones(2, np.float32),)}, parameters=[w], slots=1
+        )
     assert w.tolist() == [1.0, 2.0]
+    assert (None if w.grad is None else w.grad.tolist()) == grad

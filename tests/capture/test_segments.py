@@ -282,12 +282,14 @@ def test_capturing_leaves_no_trace():
     np.testing.assert_array_equal(state, model.dropout_state.buffer)
 
 
-def test_accumulation_goes_on_from_what_was_there():
+@pytest.mark.parametrize("times", [1, 2])
+def test_accumulation_goes_on_from_what_was_there(times):
+    """However often a parameter is given: a tied one belongs to two modules."""
     w = Parameter(np.array([2.0, 3.0], np.float32))
     w.grad = np.array([10.0, 20.0], np.float32)
     stage = capture_segments(
         {"all": lambda x: (Tensor(x) * w).sum().backward()},
-        inputs={"all": (np.ones(2, np.float32),)}, parameters=[w], slots=1,
+        inputs={"all": (np.ones(2, np.float32),)}, parameters=[w] * times, slots=1,
     )  # fmt: skip
     stage["all"].run(0, np.array([1.0, 2.0], np.float32))
     np.testing.assert_array_equal(w.grad.numpy(), [11, 22])
@@ -326,6 +328,8 @@ def test_the_references_run_too():
     )  # fmt: skip
     x = np.random.default_rng(0).standard_normal((2, 3), np.float32)
     np.testing.assert_allclose(stage[F].run(1, x).numpy(), ops.softmax(Tensor(x * 2)).numpy(), 1e-6)
+    replays = [one.replay for one in stage[F]._bound]
+    assert all(packed is None for each in replays for _, packed in each.bound_launches())
 
 
 # ---------------------------------------------------------------- cost, memory, work
@@ -474,6 +478,31 @@ def test_results_stay_until_the_next_microbatch_begins():
         assert len(results) >= 1
 
 
+def test_what_is_used_last_where_the_next_segment_begins_is_in_the_slot():
+    """The forward's last launch writes it, the first of the backward reads it, and nobody later."""
+    held = []
+
+    def forward(x):
+        held[:] = [Tensor(x) * 2.0]
+
+    stage = capture_segments(
+        {F: forward, "backward": lambda: held[0] + 1.0}, inputs={F: (np.zeros(5, np.float32),)},
+        slots=2,
+    )  # fmt: skip
+    for slot in range(2):
+        stage[F].run(slot, np.full(5, slot, np.float32))
+    for slot in range(2):
+        np.testing.assert_array_equal(stage["backward"].run(slot).numpy(), [2 * slot + 1] * 5)
+
+
+def test_all_slots_share_one_workspace():
+    _, _, _, stages = make_pipeline((2, 2))
+    for stage in stages:
+        bound = [one for segment in stage for one in segment._bound]
+        workspaces = {id(one._workspace) for each in bound for one in (each.replay, each.first)}
+        assert workspaces == {id(stage._workspace)}
+
+
 def test_plans_whose_slots_meet_are_refused():
     _, _, _, (first, _) = make_pipeline((2, 1))
     plan = first[I]._bound[1].replay.plan
@@ -484,6 +513,9 @@ def test_plans_whose_slots_meet_are_refused():
     scratch = next(b for b in plan.transient if b not in sound.in_slot)
     with pytest.raises(CaptureError, match=rf"buffer {scratch.number} .* that all slots share"):
         sound._verify_apart(replace(plan, entering=[scratch]), 1)
+    moved = dict.fromkeys(plan.transient, 0)
+    with pytest.raises(CaptureError, match=r"buffer \d+ .* of slot 1 lies at \d+, outside"):
+        sound.at(replace(first[I].plan, offsets=moved), 1)  # whoever binds it asks
 
 
 @pytest.mark.parametrize("bad", [VOCAB, -1])

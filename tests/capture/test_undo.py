@@ -255,6 +255,29 @@ def test_a_replay_that_stops_after_an_update_says_what_that_means():
     assert "may be half updated" in message
 
 
+def test_the_last_of_several_writes_is_named():
+    weights = [Parameter(np.zeros(size, np.float32)) for size in (2, 3)]
+
+    def step(x):
+        for w in weights:
+            CPU.launch(kernels.fill, w.data, value=1.0)
+        return frail(x)
+
+    captured = capture(step)
+    captured(GOOD)
+    with pytest.raises(CaptureError, match=r"2 writes had gone.*launch 1, 'fill', into \(3,\)"):
+        captured(BAD)
+
+
+def test_the_launch_that_stopped_counts_as_one_that_wrote():
+    """It may have stopped anywhere, also after it had begun to write."""
+    outside = np.zeros(3)
+    captured = capture(lambda x: CPU.launch(FRAIL, x, outside))
+    captured(GOOD)
+    with pytest.raises(CaptureError, match=r"1 writes had gone.*, or were about to .*launch 0"):
+        captured(BAD)
+
+
 def test_what_comes_after_the_stop_is_not_counted():
     w = Parameter(np.zeros(2, np.float32))
 

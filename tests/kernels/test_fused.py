@@ -17,7 +17,14 @@ from baremetal.kernels import (
 from baremetal.kernels.cost import moved
 from baremetal.kernels.fused import Fused, Scratch, Stage
 from baremetal.kernels.native import fused as native
-from baremetal.kernels.walk import TILE_BYTES, Walk, tiling_of, walk_of
+from baremetal.kernels.walk import (
+    LARGEST_TILE_BYTES,
+    TILE_BYTES,
+    Walk,
+    is_contiguous,
+    tiling_of,
+    walk_of,
+)
 
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 1e30]
 EPS = {"eps": 1e-5}
@@ -253,6 +260,7 @@ def test_what_does_not_walk_step_by_step_is_no_stage():
     assert walk_of(elementwise.add, (x, x[0], out), {}) == Walk(x.size, (True, False, True))
     assert walk_of(elementwise.add, (x, x, out[:, ::-1]), {}) is None
     assert walk_of(elementwise.add, (x.astype(int),) * 3, {}) is None
+    assert walk_of(elementwise.add, (x.astype(np.float64), x, out), {}) is None
     assert walk_of(elementwise.copy, (x, out), {}) is None
     assert walk_of(matmul.matmul, (x, x, out), {}) is None
     sums = np.ones(32, np.float32)
@@ -272,6 +280,18 @@ def test_what_does_not_walk_step_by_step_is_no_stage():
     assert walk_of(cross_entropy.cross_entropy, (x, targets, rows, rows), {}) == Walk(
         600, (True,) * 4
     )
+
+    assert walk_of(norm.rms_norm, (x, sums, out, rows[:300]), EPS) is None
+    cube = np.ones((4, 600, 32), np.float32)  # over its middle axis: no whole rows
+    assert walk_of(reduction.sum, (cube, np.ones((4, 32), np.float32)), {"axis": (1,)}) is None
+
+
+def test_an_axis_of_one_may_have_any_stride():
+    x = np.ones((8, 1, 32), np.float32)
+    strange = np.lib.stride_tricks.as_strided(x, x.shape, (128, 7, 4))
+    assert is_contiguous(strange)
+    assert not is_contiguous(x[::2])
+    assert not is_contiguous(np.lib.stride_tricks.as_strided(x, x.shape, (124, 7, 4)))
 
 
 @given(st.data())
@@ -301,3 +321,21 @@ def test_a_tile_is_a_number_of_items_of_every_stage(data):
 
 def test_steps_that_do_not_fit_together():
     assert tiling_of([Walk(300, (True,)), Walk(900, (True,), 128)], 1) is None  # 3 rows a unit
+
+
+def test_bands_of_several_sums_end_together():
+    walks = [Walk(2400, (True,), 96), Walk(2400, (True,), 64)]
+    assert tiling_of(walks, 1).item == 192
+    rows = Walk(2400, (True,), 64, whole_bands=True)
+    assert tiling_of([walks[0], rows], 1)[1:] == (64, 192)
+
+
+def test_a_band_too_large_for_the_cache_is_no_tile():
+    rows = Walk(6400, (True,), 64, whole_bands=True)
+    assert tiling_of([rows], 100 * LARGEST_TILE_BYTES).tile == 64  # just fits
+    assert tiling_of([rows], 101 * LARGEST_TILE_BYTES) is None
+
+
+def test_there_are_tiles_for_many_threads_however_small_they_are():
+    assert tiling_of([Walk(3200, (True,))], 100) == (3200, 100, 100)
+    assert tiling_of([Walk(3, (True,))], 100) == (3, 1, 1)

@@ -6,10 +6,13 @@ import json
 import numpy as np
 import pytest
 
+from baremetal.capture import lower_bound
+from baremetal.capture import plan as plan_module
 from baremetal.checkpoint import load_checkpoint
 from baremetal.cli import main
 from baremetal.nn import MLP
 from baremetal.nn.block import POLICIES
+from baremetal.train import recomputation
 from baremetal.train.build import build_data
 from baremetal.train.recomputation import compare_policies, comparison_table
 from baremetal.train.run_folder import RunFolder
@@ -86,7 +89,9 @@ def test_the_culprit_in_a_backward_pass_is_found_as_ever(tiny, eager):
         trainer.train_step()
 
 
-def test_policies_side_by_side(tiny):
+def test_policies_side_by_side(tiny, monkeypatch):
+    # One cache line less than there is: or "at least" could not be told from "as planned".
+    monkeypatch.setattr(plan_module, "lower_bound", lambda lifetimes: lower_bound(lifetimes) - 64)
     config = dataclasses.replace(tiny, layers=3, width=32, heads=2, context=32)
     comparison = compare_policies(config, build_data(config), rounds=1)
     rows = comparison["rows"]
@@ -94,11 +99,18 @@ def test_policies_side_by_side(tiny):
     assert all(row["same_bits"] and row["median_step_s"] > 0 for row in rows)
     assert 1.0 == rows[0]["memory_ratio"] > rows[1]["memory_ratio"] > rows[2]["memory_ratio"]
     assert 1.0 == rows[0]["flops_ratio"] < rows[1]["flops_ratio"] < rows[2]["flops_ratio"] < 4 / 3
+    assert all(row["bound_bytes"] + 64 <= row["planned_bytes"] for row in rows)
     lines = comparison_table(comparison).splitlines()
     assert len(lines) == 2 + len(POLICIES)
     assert all(line.endswith("yes") for line in lines[2:])
     rows[1]["same_bits"] = False
     assert comparison_table(comparison).splitlines()[3].endswith("NO")
+
+
+def test_a_policy_with_other_bits_is_said(tiny, monkeypatch):
+    monkeypatch.setattr(recomputation, "_bits", lambda trainer: trainer.config.recompute)
+    rows = compare_policies(tiny, build_data(tiny), rounds=1)["rows"]
+    assert [row["same_bits"] for row in rows] == [True, False, False]
 
 
 def test_inspect_shows_the_smaller_plan_beside_the_others(tmp_path, corpus, capsys):

@@ -186,6 +186,12 @@ def test_the_compiled_step_trains_as_the_replayed_one_up_to_rounding(tiny):
     np.testing.assert_allclose(losses[True], losses[False], rtol=1e-5)
 
 
+@pytest.mark.parametrize("fuse", ["none", "chains,loss_head"])
+def test_the_fusions_are_those_asked_for(tiny, fuse):
+    trainer = Trainer(dataclasses.replace(tiny, fuse=fuse))
+    assert ",".join(sorted(trainer.captured.fusions)) == ("" if fuse == "none" else fuse)
+
+
 def test_a_mixture_of_experts_runs_eagerly(tiny):
     trainer = Trainer(dataclasses.replace(tiny, model="moe", experts=2, active_experts=1, steps=2))
     trainer.fit()
