@@ -53,6 +53,9 @@ class RankOrder:
         self.steps.append(action)
         self.owed.append(action._replace(kind=Kind.W))
 
-    def weight_gradient(self) -> None:
-        """The W that has been owed longest."""
-        self.steps.append(self.owed.popleft())
+    def weight_gradient(self, chunk: int | None = None) -> None:
+        """The W that has been owed longest, of one chunk or of any."""
+        stages = self.stages if chunk is None else (self.stages[chunk],)
+        oldest = next(action for action in self.owed if action.stage in stages)
+        self.owed.remove(oldest)
+        self.steps.append(oldest)

@@ -20,7 +20,7 @@ much. By hand (f, i, w on the first chunk; F, I, W on the second):
     (F f) x i               until rank 0 has turned it around
     (F I W) x (p - i)       the first gradients on their way down
     (f i w F I W) ...       steady: a microbatch in, a microbatch out
-    (i I) x i, (i w) x (p - i), then the w and W that are left
+    (i I) x i, (i w) x (p - i), then the W and the w that are left
 
 The memory stays at p microbatches on every rank (2p chunks), 1F1B's peak. If F = I = W no rank
 waits between its first start and its last end; the makespan is idle for p - 1 chunks, the slope
@@ -65,10 +65,10 @@ def rank_order(rank: int, p: int, m: int) -> tuple[Step, ...]:
         order.input_gradient(0)
         order.input_gradient(1)
     for _ in range(p - rank):
-        order.input_gradient(0)
-        order.weight_gradient()
-    while order.owed:
-        order.weight_gradient()
+        input_and_weight(order, 0)
+    for chunk in (1, 0):
+        for _ in range(rank):
+            order.weight_gradient(chunk)
     return tuple(order.steps)
 
 
@@ -81,7 +81,7 @@ def forward_and_backward(order: RankOrder) -> None:
 def input_and_weight(order: RankOrder, chunk: int) -> None:
     """A backward in two steps, one after the other."""
     order.input_gradient(chunk)
-    order.weight_gradient()
+    order.weight_gradient(chunk)
 
 
 def refusal(p: int, m: int, v: int) -> str | None:

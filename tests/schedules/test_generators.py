@@ -120,8 +120,8 @@ def test_zb_v_by_hand_is_the_automatic_one_where_times_are_equal():
 def test_the_bubble_rates_of_the_zero_bubble_paper():
     """Table 5 of arXiv 2401.10241: of the largest span, to its four decimals."""
     with (DATA / "zb_table5_table9_bubble_rates.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["m"]) <= 128]
-    assert len(rows) == 11
+        rows = [row for row in csv.DictReader(file) if int(row["m"]) <= 64]
+    assert len(rows) == 8
     for row in rows:
         columns = ("T_F_ms", "T_B_ms(input-grad)", "T_W_ms", "T_comm_ms")
         *times, latency = (Fraction(row[column]) for column in columns)
@@ -149,7 +149,7 @@ def sizes_in_domain(draw, name, ranks=16, microbatches=64):
 
 @every_schedule
 @given(data=st.data())
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_idle_time_and_activations_are_the_closed_forms(name, data):
     check_closed_forms(name, *data.draw(sizes_in_domain(name)))
 
@@ -186,7 +186,7 @@ def check_closed_forms(name, p, m, v):
 
 @pytest.mark.parametrize("name", ["gpipe", "1f1b", "zb-h1"])
 @given(data=st.data())
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_latency_costs_what_the_closed_form_says(name, data):
     p, m, v = data.draw(sizes_in_domain(name))
     latency = data.draw(st.sampled_from([Fraction(1, 4), Fraction(1, 2), 1, 3]))
