@@ -194,7 +194,8 @@ def _run_train(arguments: Sequence[str]) -> int:
     if source:
         chosen = _path_after("--tokenizer", arguments) or in_file.get("tokenizer", "")
         weights = load_weights(source, chosen)
-    values = starting_values(resumed, weights) | in_file
+    stages = _path_after("--stages", arguments) or str(in_file.get("stages", 0))
+    values = starting_values(resumed, weights, stages != "0") | in_file
     given = _parse(Options, "train", arguments, default=Options(**values))
     try:
         config = TrainConfig(**{name: getattr(given, name) for name in values})
@@ -481,7 +482,7 @@ VERBS: dict[str, Verb] = {
         _run_inspect,
     ),
     "schedule": Verb(
-        "draw, check, simulate and compare pipeline schedules",
+        "draw, check, simulate, compare and export pipeline schedules",
         "baremetal schedule draw --schedule 1f1b --stages 4 --microbatches 8",
         _run_schedule,
     ),

@@ -17,14 +17,13 @@ import numpy as np
 from baremetal import comm
 from baremetal.kernels.cost import Cost
 from baremetal.pipeline.board import Board, State
-from baremetal.pipeline.eager_stage import EagerStage
+from baremetal.pipeline.build import build_runners, build_stages
 from baremetal.pipeline.executor import Executor, RankRecord
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.lanes import step_seed
 from baremetal.pipeline.rank_exchange import RankExchange
 from baremetal.pipeline.runner import Batch, StageRunner
 from baremetal.pipeline.stage import Stage
-from baremetal.pipeline.stage_plan import CapturedStage
 from baremetal.pipeline.update import Update
 from baremetal.schedules import Kind
 
@@ -76,13 +75,15 @@ class Worker:
         self._board.say(self.rank, State.PREPARING, 0)
         job, endpoint = self.job, self._endpoint
         POOL.set_threads(job.threads)
-        optimizers = {}
-        for number in job.stages_of(self.rank):
-            # A model of its own for each stage: stages share no memory.
-            stage = self._stages[number] = Stage(job.builder.model(), job.parts[number])
-            if stage.trainable():
-                optimizers[number] = job.builder.optimizer(stage.model)
-            self._runners[number] = self._runner(stage, number)
+        self._stages = build_stages(job.builder.model, job.parts, job.stages_of(self.rank))
+        # The optimisers come before the runners: their memory is part of the plans.
+        optimizers = {
+            number: job.builder.optimizer(stage.model)
+            for number, stage in self._stages.items()
+            if stage.trainable()
+        }
+        shape = job.samples, job.context
+        self._runners = build_runners(self._stages, job.schedule, shape, eager=job.eager)
         exchange = RankExchange(
             job.sums, self.rank, job.schedule.rank_of, endpoint.senders, endpoint.receivers,
             first_lane=len(job.wiring.lanes),
@@ -96,13 +97,6 @@ class Worker:
         )  # fmt: skip
         self._board.say(self.rank, State.IDLE, 0)
         return {number: runner.costs for number, runner in self._runners.items()}
-
-    def _runner(self, stage: Stage, number: int) -> StageRunner:
-        job = self.job
-        if job.eager or not stage.model.is_static:
-            return EagerStage(stage)
-        shape = job.samples, job.context
-        return CapturedStage.for_schedule(stage, shape, job.schedule, number)
 
     def charge(self, durations_ps: Sequence[Sequence[int]] | None) -> None:
         """From now on each rank's steps are charged these, in ps; None: what is measured."""

@@ -22,7 +22,7 @@ P. Qi, X. Wan, N. Amar, M. Lin, "Pipeline Parallelism with Controllable Memory",
 sections 2 and 3 and appendix on reordering.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import count
 
 from baremetal.schedules.action import Action, Kind
@@ -138,7 +138,8 @@ def packed(
     placed = {action: tick for action, tick in ticks.items() if action not in free}
     fixed_until = [max(t for a, t in placed.items() if on_rank(a, p) == r) for r in range(p)]
     waiting = [
-        sorted((a for a in free if on_rank(a, p) == r), key=preference.get) for r in range(p)
+        sorted((a for a in free if on_rank(a, p) == r), key=preference.__getitem__)
+        for r in range(p)
     ]
     for tick in count(min(fixed_until) + 1):
         if not any(waiting):

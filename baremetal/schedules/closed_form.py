@@ -12,12 +12,12 @@ from baremetal.schedules.report import figure_time
 from baremetal.schedules.schedule import Schedule
 
 
-def closed_form(schedule: Schedule, given: Playing) -> dict[str, float]:
+def closed_form(name: str, schedule: Schedule, given: Playing) -> dict[str, float]:
     """`span`, `makespan` and `peak_activations` by formula, as far as there are formulas.
 
     Times are in units or seconds, as the options' are. Empty for a schedule of one's own.
     """
-    generator = SCHEDULES.get(schedule.name)
+    generator = SCHEDULES.get(name)
     if generator is None or not _is_plain(given):
         return {}
     p, m, v = len(schedule.ranks), schedule.microbatches, schedule.chunks
@@ -26,7 +26,10 @@ def closed_form(schedule: Schedule, given: Playing) -> dict[str, float]:
     found: dict[str, Time | None] = {}
     if latency_ps == 0:
         work_ps = m * share.work
-        span_ps, makespan_ps = generator.idle_span(p, m, v, share), generator.idle_makespan(p, m, v, share)
+        span_ps, makespan_ps = (
+            generator.idle_span(p, m, v, share),
+            generator.idle_makespan(p, m, v, share),
+        )
         found["span"] = None if span_ps is None else work_ps + span_ps
         found["makespan"] = None if makespan_ps is None else work_ps + makespan_ps
     elif generator.makespan_with_latency is not None:
@@ -46,5 +49,9 @@ def _is_plain(given: Playing) -> bool:
 def _share(given: Playing, chunks: int) -> Share:
     """The times of a rank's whole share, of so many chunks."""
     pair = chunks * read_time("--overlap", given.overlap) if given.overlap else None
-    times = (("--f", given.f), ("--b", given.b), ("--w", given.w))
-    return Share(*(chunks * read_time(option, text) for option, text in times), pair)
+    return Share(
+        F=chunks * read_time("--f", given.f),
+        I=chunks * read_time("--b", given.b),
+        W=chunks * read_time("--w", given.w),
+        pair=pair,
+    )

@@ -15,7 +15,7 @@ rank's distance from its end, and f, F the forwards of the near and the far dire
 
     f x 2 (p/2 - 1 - h)                 nothing has come from the far end yet
     (f F) x (h + 1)                     now it has
-    (I W F) x (p/2 - 1 - h)             gradients of the far direction, W at once: nothing else to do
+    (I W F) x (p/2 - 1 - h)             gradients of the far direction; W at once, to fill a wait
     (f&B F&b) x (m/2 - p + h + 1)       steady
     (B F&b) x (p/2 - 1 - h)             the near direction has nothing left to let in
     (B b) x (h + 1)                     of these 2 (h + 1) backwards the second half put off their W
@@ -24,7 +24,10 @@ rank's distance from its end, and f, F the forwards of the near and the far dire
     idle = (p/2 - 1)(F&B + B - 3W)      where B = I + W, and F = I = W
     peak = p + 1 microbatches           (a rank's share is one stage: a microbatch visits one copy)
 
-For other times the formula is at most too large (F, I, W = 10, 12, 8 over-estimates).
+For unequal F, I and W the formula is at most too large (10, 12, 8: two a rank). Where a pair takes
+another time than its parts, ranks differ in their work, since the outer ones have fewer pairs. The
+formula is then the idle time, within the makespan, of the two ranks in the middle, which have
+m - p - 1 pairs and m (F + I + W) - (m - p - 1)(F + I + W - F&B) of work.
 
 DeepSeek-AI, "DeepSeek-V3 Technical Report", arXiv 2412.19437, section 3.2.1, figure 5 and table 2.
 """
@@ -117,18 +120,32 @@ def even(m: int) -> str | None:
     return f"it needs an even number of microbatches: {m + 1} would do" if m % 2 else None
 
 
-def overlapped_idle(reach: Fraction | int, share: Share) -> Time | None:
-    """(reach - 1)(F&B + B - 3W) of whatever `share` is the time of. Known where F = I = W."""
+def overlapped_idle(reach: int, pairs: int, share: Share) -> Time | None:
+    """The makespan less all F, I and W, of whatever `share` is the time of. Known where F = I = W.
+
+    The middle waits for (reach - 1)(F&B + B - 3W), and saves F + B - F&B with each of its pairs. So
+    this may be negative: less time is needed than the parts of the work would take one by one.
+    """
     F, I, W, pair = share
     if not F == I == W:
         return None
     together = share.work if pair is None else pair
-    return (reach - 1) * (together + I + W - 3 * W)
+    return (reach - 1) * (together + I + W - 3 * W) - pairs * (share.work - together)
 
 
-def idle(p: int, m: int, v: int, share: Share) -> Time | None:
-    """A rank's share is one stage."""
-    return overlapped_idle(p // 2, share)
+def as_parts(share: Share) -> bool:
+    """Whether a pair takes as long as its parts, so that all ranks have the same work."""
+    return share.pair is None or share.pair == share.work
+
+
+def idle_span(p: int, m: int, v: int, share: Share) -> Time | None:
+    """Known where F = I = W and a pair takes as long as its parts. A share is one stage."""
+    return idle_makespan(p, m, v, share) if as_parts(share) else None
+
+
+def idle_makespan(p: int, m: int, v: int, share: Share) -> Time | None:
+    """Known where F = I = W."""
+    return overlapped_idle(p // 2, m - p - 1, share)
 
 
 def peaks(p: int, m: int, v: int) -> tuple[Fraction, ...]:
@@ -143,7 +160,7 @@ DUALPIPE = Generator(
     domain="p even, m >= 2p, m even",
     build=dualpipe,
     refusal=refusal,
-    idle_span=idle,
-    idle_makespan=idle,
+    idle_span=idle_span,
+    idle_makespan=idle_makespan,
     peaks=peaks,
 )

@@ -14,7 +14,7 @@ Parameters are held once. With F, I, W and F&B the times of one chunk,
     idle = (p - 1)(F&B + B - 3W)        where B = I + W, and F = I = W
     peak = p + 1/2 microbatches         (2p + 1 chunks)
 
-and again the formula is at most too large elsewhere.
+and elsewhere the same holds as for DualPipe; the middle is rank p - 1, with 2(m - p) - 1 pairs.
 
 "DualPipeV", the "Cut-in-half" schedule, in the notes to github.com/deepseek-ai/DualPipe (2025),
 after Sea AI Lab's "DualPipe could be better without the Dual" (2025).
@@ -22,7 +22,7 @@ after Sea AI Lab's "DualPipe could be better without the Dual" (2025).
 
 from fractions import Fraction
 
-from baremetal.schedules.dualpipe import both_directions, even, overlapped_idle
+from baremetal.schedules.dualpipe import as_parts, both_directions, even, overlapped_idle
 from baremetal.schedules.generator import Generator, Share, Time, at_least, evenly, fixed_chunks
 from baremetal.schedules.rank_order import RankOrder
 from baremetal.schedules.schedule import Schedule
@@ -42,9 +42,15 @@ def refusal(p: int, m: int, v: int) -> str | None:
     return fixed_chunks(v, 2) or at_least(m, 2 * p, "2p") or even(m)
 
 
-def idle(p: int, m: int, v: int, share: Share) -> Time | None:
-    """The formula is of a chunk's times; a pair overlaps one chunk's F with another's B."""
-    return None if (whole := overlapped_idle(p, share)) is None else Fraction(1, 2) * whole
+def idle_makespan(p: int, m: int, v: int, share: Share) -> Time | None:
+    """The formula is of a chunk's times, half a share's. Known where F = I = W."""
+    whole = overlapped_idle(p, 2 * (m - p) - 1, share)
+    return None if whole is None else Fraction(1, 2) * whole
+
+
+def idle_span(p: int, m: int, v: int, share: Share) -> Time | None:
+    """The same, where a pair takes as long as its parts."""
+    return idle_makespan(p, m, v, share) if as_parts(share) else None
 
 
 def peaks(p: int, m: int, v: int) -> tuple[Fraction, ...]:
@@ -59,8 +65,8 @@ DUALPIPEV = Generator(
     domain="m >= 2p, m even, two chunks",
     build=dualpipev,
     refusal=refusal,
-    idle_span=idle,
-    idle_makespan=idle,
+    idle_span=idle_span,
+    idle_makespan=idle_makespan,
     peaks=peaks,
     chunks=2,
 )

@@ -1,10 +1,9 @@
 """GPipe: all forwards, then all backwards.
 
-    rank 0   0 1 2 3             . . . . . . 0 0 1 1 2 2 3 3
-    rank 1     0 1 2 3         . . . . 0 0 1 1 2 2 3 3
-    rank 2       0 1 2 3     . . 0 0 1 1 2 2 3 3                  p = 4, m = 4
-    rank 3         0 1 2 3 0 0 1 1 2 2 3 3
-             time ->
+    rank 0  F0 F1 F2 F3 .  .  .  .  .  .  B0 -  B1 -  B2 -  B3 -
+    rank 1  .  F0 F1 F2 F3 .  .  .  B0 -  B1 -  B2 -  B3 -  .  .
+    rank 2  .  .  F0 F1 F2 F3 B0 -  B1 -  B2 -  B3 -  .  .  .  .
+                                                    p = 3, m = 4; a backward is two columns wide
 
 The last rank begins after the p - 1 others have each done one forward, and rank 0 ends after p - 1
 others have each done one backward behind it, so the ranks are idle for

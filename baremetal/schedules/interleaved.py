@@ -1,8 +1,12 @@
 """Interleaved 1F1B: each rank holds several thin slices of the model instead of one thick one.
 
-A model cut into p v stages goes around the p ranks v times: rank i holds stages i, p + i, 2p + i ...
-(its *chunks*, "virtual stages"). A microbatch reaches the last rank after p - 1 steps of one chunk
-instead of p - 1 steps of a whole share, so every ramp is v times as short:
+    rank 0  f0 f1 F0 F1 f2 .  B0 -  f3 B1 -  F2 b0 -  F3 b1 -  .  B2 -  .  B3 -  b2 -  b3 -
+    rank 1  .  f0 f1 F0 B0 -  F1 B1 -  f2 b0 -  f3 b1 -  F2 B2 -  F3 B3 -  b2 -  b3 -  .  .
+                     p = 2, m = 4, v = 2; chunk 0 in small letters; a backward is two columns wide
+
+A model cut into p v stages goes around the p ranks v times: rank i holds stages i, p + i, 2p + i,
+and so on (its *chunks*, "virtual stages"). A microbatch reaches the last rank after p - 1 steps of
+one chunk instead of p - 1 steps of a whole share, so every ramp is v times as short:
 
     idle = (p - 1)(F + I + W)/v
 

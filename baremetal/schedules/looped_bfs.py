@@ -1,6 +1,8 @@
 """Looped breadth-first: interleaved stages, but every chunk sees all microbatches before the next.
 
-    rank 0   all m forwards of chunk 0, all m of chunk 1, ...; then backwards of the last chunk, ...
+    rank 0  f0 f1 f2 F0 F1 F2 .  .  .  B0 -  B1 -  B2 -  b0 -  b1 -  b2 -
+    rank 1  .  f0 f1 f2 F0 F1 F2 B0 -  B1 -  B2 -  b0 -  b1 -  b2 -  .  .
+                     p = 2, m = 3, v = 2; chunk 0 in small letters; a backward is two columns wide
 
 It is to interleaved 1F1B what GPipe is to 1F1B. The bubble is that of any looping schedule,
 

@@ -1,10 +1,9 @@
 """1F1B: one forward, one backward, as soon as there is something to go back for.
 
-    rank 0   0 1 2 3       0 0 4 1 1 5 2 2 . 3 3 . 4 4 . 5 5
-    rank 1     0 1 2   0 0 3 1 1 4 2 2 5 3 3 . 4 4 . 5 5
-    rank 2       0 1 0 0 2 1 1 3 2 2 4 3 3 5 4 4 . 5 5          p = 4, m = 6
-    rank 3         0 0 0 1 1 1 2 2 2 3 3 3 4 4 4 5 5 5            (a backward is two columns wide)
-             time ->
+    rank 0  F0 F1 F2 .  .  .  .  B0 -  F3 B1 -  F4 B2 -  .  B3 -  .  B4 -
+    rank 1  .  F0 F1 .  .  B0 -  F2 B1 -  F3 B2 -  F4 B3 -  .  B4 -  .  .
+    rank 2  .  .  F0 B0 -  F1 B1 -  F2 B2 -  F3 B3 -  F4 B4 -  .  .  .  .
+                                                    p = 3, m = 5; a backward is two columns wide
 
 Rank i lets p - 1 - i microbatches in ahead, then alternates. Nothing gets faster: the bubble is
 GPipe's, (p - 1)(F + I + W). But a microbatch now leaves for each one that comes in, so that rank i

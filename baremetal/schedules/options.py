@@ -6,23 +6,29 @@ their order.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import TypeVar
 
 from baremetal.errors import BaremetalError
 from baremetal.machine import Link, find_link
 from baremetal.machine.units import DURATION, SIZE
 from baremetal.schedules.errors import ScheduleError
-from baremetal.schedules.registry import make_schedule
+from baremetal.schedules.registry import SCHEDULES, make_schedule
 from baremetal.schedules.report import PS_PER_UNIT, SECONDS, UNITS
 from baremetal.schedules.schedule import Schedule
 from baremetal.schedules.simulate import Simulator
+from baremetal.schedules.text_form import read_schedule
 from baremetal.schedules.timeline import Timeline
 from baremetal.schedules.times import LONGEST_PS, Times
 
 Value = TypeVar("Value")
+# 12, 1.5, 1e-3, 1/3; no number so long that reading it would take for ever
+BARE = re.compile(r"[+-]?\d{1,20}(\.\d{0,20})?(e[+-]?\d{1,2})?(/\d{1,20})?", re.ASCII)
+DEFAULT_STAGES, DEFAULT_MICROBATCHES = 4, 8
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,14 @@ class Sizes:
     """Which schedule."""
 
     schedule: str = "1f1b"
-    """A schedule's name (see 'baremetal schedule compare'), or a file that holds one."""
-    stages: int = 4
-    """Ranks: how many processes the model is divided among. A file says so itself."""
-    microbatches: int = 8
-    """How many pieces the batch is cut into. A file says so itself."""
-    chunks: int = 0
-    """Stages per rank; 0: what the schedule has by itself."""
+    """A schedule's name ('baremetal schedule compare' lists them), or a file that holds one: rows
+    of actions such as '0F0 0F1 0B0 0B1', one row per rank, or PyTorch's .csv."""
+    stages: int | None = None
+    """Ranks: how many processes the model is divided among. 4, or as many as the file has."""
+    microbatches: int | None = None
+    """How many pieces the batch is cut into. 8, or as many as the file has."""
+    chunks: int | None = None
+    """Stages per rank; what the schedule has by itself, unless given."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,28 @@ def chosen_schedule(given: Sizes) -> Schedule:
     Raises:
         BaremetalError: no such name or file, sizes outside its domain, or a file with a fault.
     """
-    return make_schedule(given.schedule, given.stages, given.microbatches, given.chunks or None)
+    if given.schedule in SCHEDULES or not _is_file(given.schedule):
+        stages = DEFAULT_STAGES if given.stages is None else given.stages
+        microbatches = DEFAULT_MICROBATCHES if given.microbatches is None else given.microbatches
+        return make_schedule(given.schedule, stages, microbatches, given.chunks)
+    schedule = read_schedule(given.schedule)
+    has = {
+        "--stages": (given.stages, len(schedule.ranks)),
+        "--microbatches": (given.microbatches, schedule.microbatches),
+        "--chunks": (given.chunks, schedule.chunks),
+    }
+    for option, (asked, found) in has.items():
+        if asked not in (None, found):
+            raise ScheduleError(
+                f"{option} {asked}: the schedule in {given.schedule} has {found}; leave it out"
+            )
+    return schedule
+
+
+def _is_file(name: str) -> bool:
+    """Whether a file is meant: something with a folder, with a suffix, or that is there."""
+    path = Path(name)
+    return bool(path.suffix) or len(path.parts) > 1 or path.is_file()
 
 
 def play(schedule: Schedule, given: Playing) -> Timeline:
@@ -165,8 +193,8 @@ def read_time(option: str, text: str, divisor: int = 1) -> int:
 def _bare(text: str) -> Fraction | None:
     """A number without a unit, exactly: 1.5, 1/3; None if it is none."""
     try:
-        return Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
+        return Fraction(text.strip()) if BARE.fullmatch(text.strip()) else None
+    except ZeroDivisionError:
         return None
 
 
@@ -189,7 +217,7 @@ def read_link_options(given: Playing) -> Link | None:
     return replace(link, latency_ps=latency_ps)
 
 
-def read_stragglers(text: str) -> dict[int, float]:
+def read_stragglers(text: str) -> dict[int, Fraction]:
     """Factors by rank from '1:1.5,3:2'.
 
     Raises:
@@ -197,18 +225,16 @@ def read_stragglers(text: str) -> dict[int, float]:
     """
     factors = {}
     for part in filter(None, text.split(",")):
-        rank, _, factor = part.partition(":")
-        try:
-            factors[int(rank)] = float(factor)
-        except ValueError:
-            raise ScheduleError(
-                f"--straggler {part!r}: expected rank:factor, such as 1:1.5"
-            ) from None
+        rank, _, written = part.partition(":")
+        factor = _bare(written)
+        if factor is None or not re.fullmatch(r"\d{1,9}", rank.strip(), re.ASCII):
+            raise ScheduleError(f"--straggler {part!r}: expected rank:factor, such as 1:1.5")
+        factors[int(rank)] = factor
     return factors
 
 
 def _read_size(text: str) -> int:
-    if text.strip().isdecimal():
+    if re.fullmatch(r"\d{1,20}", text.strip(), re.ASCII):
         return int(text)
     try:
         return SIZE.parse(text)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HATCHES = {"F": "", "I": "///", "W": "...", "B": "\\\\\\"}
 GAP = 0.08  # between ranks, on either side, of a rank's height
 PALER = 0.45  # how much of the way to white each further chunk goes
-CROWD = 4000  # boxes; with more of them, rims and numbers would hide what they are about
+CROWD = 2500  # boxes; with more of them, rims and numbers would hide what they are about
 ROW_IN, REST_IN, TALLEST_IN = 0.34, 1.35, 14.0
 
 
@@ -56,12 +56,16 @@ def schedule_figure(
     ranks = len(timeline.schedule.ranks)
     height_in = min(ROW_IN * ranks, TALLEST_IN) + REST_IN
     figure, axes = style.new_figure(height_in, width_in=11.0)
-    draw_axes(axes, timeline, timeline.makespan_ps, unit, arrows=arrows)
+    name, axis_ps = _axis_unit(timeline.makespan_ps, unit)
+    _draw_axes(axes, timeline, timeline.makespan_ps, axis_ps)
+    if arrows:
+        _draw_messages(axes, timeline, axis_ps)
     schedule = timeline.schedule
     headline = title or f"{schedule.name}: {ranks} ranks, {schedule.microbatches} microbatches"
     axes.set_title(headline, loc="left", fontsize=style.TITLE_PT, fontweight="bold")
-    axes.set_xlabel(f"{axes.get_xlabel()}\n{caption(timeline)}")
+    axes.set_xlabel(f"time in {name}\n{caption(timeline)}", fontsize=style.LABEL_PT)
     _legend(figure, [timeline])
+    _write_numbers([axes], [timeline], axis_ps)
     return figure
 
 
@@ -73,14 +77,16 @@ def comparison_figure(timelines: Sequence[Timeline], unit: str = SECONDS) -> "Fi
     first.remove()
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     whole = max(timeline.makespan_ps for timeline in timelines)
+    name, axis_ps = _axis_unit(whole, unit)
     for axes, timeline in zip(panels, timelines, strict=True):
         style.dress(axes)
-        draw_axes(axes, timeline, whole, unit)
+        _draw_axes(axes, timeline, whole, axis_ps)
         axes.set_title(
             f"{timeline.schedule.name}: {caption(timeline)}", loc="left", fontsize=style.SMALL_PT
         )
-        axes.set_xlabel("" if axes is not panels[-1] else axes.get_xlabel())
+    panels[-1].set_xlabel(f"time in {name}", fontsize=style.LABEL_PT)
     _legend(figure, timelines)
+    _write_numbers(list(panels), timelines, axis_ps)
     return figure
 
 
@@ -96,24 +102,20 @@ class _Box(NamedTuple):
     text: str
 
 
-def draw_axes(
-    axes: "Axes", timeline: Timeline, whole_ps: int, unit: str = SECONDS, *, arrows: bool = False
-) -> None:
+def _draw_axes(axes: "Axes", timeline: Timeline, whole_ps: int, axis_ps: int) -> None:
     """Draw a timeline into axes that show the time from 0 to `whole_ps`."""
     ranks = len(timeline.schedule.ranks)
-    name, unit_ps = ("units", PS_PER_UNIT) if unit == UNITS else time_unit(whole_ps)
-    axes.set_xlim(0, max(whole_ps, 1) / unit_ps)
+    axes.set_xlim(0, max(whole_ps, 1) / axis_ps)
     axes.set_ylim(ranks, 0)
     axes.set_yticks(np.arange(ranks) + 0.5, [f"rank {rank}" for rank in range(ranks)])
     axes.tick_params(axis="y", length=0)
     axes.grid(False)
-    axes.set_xlabel(f"time in {name}", fontsize=style.LABEL_PT, color=style.INK)
-    boxes = _boxes(timeline)
-    _draw_boxes(axes, boxes, unit_ps)
-    if arrows:
-        _draw_messages(axes, timeline, unit_ps)
-    if len(boxes) <= CROWD:
-        _write_numbers(axes, boxes, unit_ps)
+    _draw_boxes(axes, _boxes(timeline), axis_ps)
+
+
+def _axis_unit(whole_ps: int, unit: str) -> tuple[str, int]:
+    """The unit of the axis, and how many ps it is."""
+    return ("units", PS_PER_UNIT) if unit == UNITS else time_unit(whole_ps)
 
 
 def _boxes(timeline: Timeline) -> list[_Box]:
@@ -170,32 +172,40 @@ def paler(colour: str, chunk: int) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _write_numbers(axes: "Axes", boxes: Sequence[_Box], unit_ps: int) -> None:
+def _write_numbers(panels: Sequence["Axes"], timelines: Sequence[Timeline], axis_ps: int) -> None:
     """Each box's microbatch, where the box is wide enough for its digits."""
-    style.settle(axes)
-    low, high = axes.get_xlim()
-    points_per_ps = axes.bbox.width / style.DPI * 72 / (high - low) / unit_ps
-    row_points = axes.bbox.height / style.DPI * 72 / abs(np.diff(axes.get_ylim())[0])
-    for box in boxes:
-        size = min(style.SMALL_PT - 1, 0.8 * row_points * (box.bottom - box.top))
-        digit_points = 0.64 * size  # the width of a digit of matplotlib's font, DejaVu Sans
-        if digit_points * len(box.text) + 2 > (box.right_ps - box.left_ps) * points_per_ps:
-            continue
-        face = paler(COLOURS[box.letter], box.chunk)
-        axes.text(
-            (box.left_ps + box.right_ps) / 2 / unit_ps,
-            (box.top + box.bottom) / 2,
-            box.text,
-            ha="center",
-            va="center_baseline",
-            fontsize=size,
-            color=style.ink_on(face),
-            bbox={"facecolor": face, "edgecolor": "none", "pad": 0.6},  # no pattern behind it
-            zorder=3,
-        )
+    drawn = [_boxes(timeline) for timeline in timelines]
+    if sum(map(len, drawn)) > CROWD:
+        return
+    style.settle(panels[0])  # from now on places in pixels are final
+    for axes, boxes in zip(panels, drawn, strict=True):
+        low, high = axes.get_xlim()
+        points_per_ps = axes.bbox.width / style.DPI * 72 / (high - low) / axis_ps
+        row_points = axes.bbox.height / style.DPI * 72 / abs(np.diff(axes.get_ylim())[0])
+        for box in boxes:
+            size = min(style.SMALL_PT - 1, 0.65 * row_points * (box.bottom - box.top))
+            digits_points = 0.64 * size * len(box.text)  # of DejaVu Sans, matplotlib's font
+            if digits_points + 2 <= (box.right_ps - box.left_ps) * points_per_ps:
+                _write_number(axes, box, size, axis_ps)
 
 
-def _draw_messages(axes: "Axes", timeline: Timeline, unit_ps: int) -> None:
+def _write_number(axes: "Axes", box: _Box, size: float, axis_ps: int) -> None:
+    face = paler(COLOURS[box.letter], box.chunk)
+    note = axes.text(
+        (box.left_ps + box.right_ps) / 2 / axis_ps,
+        (box.top + box.bottom) / 2,
+        box.text,
+        ha="center",
+        va="center_baseline",
+        fontsize=size,
+        color=style.ink_on(face),
+        bbox={"facecolor": face, "edgecolor": "none", "pad": 0.6},  # no pattern behind it
+        zorder=3,
+    )
+    note.set_in_layout(False)  # it is inside its box: the layout need not look at thousands
+
+
+def _draw_messages(axes: "Axes", timeline: Timeline, axis_ps: int) -> None:
     """A thin arrow for each message, from where it departs to where it arrives."""
     ranks = timeline.wiring.flat.ranks()
     senders, takers = ranks[timeline.wiring.sender], ranks[timeline.wiring.taker]
@@ -203,14 +213,15 @@ def _draw_messages(axes: "Axes", timeline: Timeline, unit_ps: int) -> None:
         timeline.depart_ps.tolist(), timeline.arrive_ps.tolist(), senders, takers, strict=True
     ):
         down = target > source
-        axes.annotate(
+        arrow = axes.annotate(
             "",
-            xy=(arrive_ps / unit_ps, target + (GAP if down else 1 - GAP)),
-            xytext=(depart_ps / unit_ps, source + (1 - GAP if down else GAP)),
+            xy=(arrive_ps / axis_ps, target + (GAP if down else 1 - GAP)),
+            xytext=(depart_ps / axis_ps, source + (1 - GAP if down else GAP)),
             arrowprops={"arrowstyle": "->", "color": style.INK, "lw": 0.5, "shrinkA": 0,
                         "shrinkB": 0, "mutation_scale": 5},
             zorder=4,
         )  # fmt: skip
+        arrow.set_in_layout(False)
 
 
 def _legend(figure: "Figure", timelines: Sequence[Timeline]) -> None:

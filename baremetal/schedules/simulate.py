@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from baremetal.schedules.deadlock import describe_deadlock
 from baremetal.schedules.delays import Links, message_delays
 from baremetal.schedules.errors import ScheduleError
-from baremetal.schedules.native import compiled_play
+from baremetal.schedules.loop import play_to_the_end
 from baremetal.schedules.schedule import Schedule
 from baremetal.schedules.slots import Slots, reused_slots
 from baremetal.schedules.timeline import Timeline
-from baremetal.schedules.times import LONGEST_PS, Times, step_durations, table_of_durations
+from baremetal.schedules.times import LONGEST_PS, Factor, Times, step_durations, table_of_durations
 from baremetal.schedules.wiring import Wiring, wire
 
 Durations = Times | np.ndarray | Sequence[Sequence[int]]
@@ -69,7 +68,9 @@ class Simulator:
         self.reuses = reused_slots(self.wiring, slots)
         self.occupancy_ps, self.flight_ps = message_delays(self.wiring, link, size_bytes, seed)
 
-    def play(self, durations: Durations, stragglers: Mapping[int, float] | None = None) -> Timeline:
+    def play(
+        self, durations: Durations, stragglers: Mapping[int, Factor] | None = None
+    ) -> Timeline:
         """Play the schedule once.
 
         Args:
@@ -81,18 +82,12 @@ class Simulator:
                 the message names it.
         """
         duration_ps = self._durations(durations, stragglers)
-        flat, wiring = self.wiring.flat, self.wiring
         self._check_length(duration_ps)
-        start, end, depart, arrive, taken, position, _ = compiled_play()(
-            flat.first_step, wiring.takes, wiring.sends, self.reuses, wiring.link,
-            self.occupancy_ps, self.flight_ps, duration_ps + self.host_overhead_ps,
-            np.zeros(len(wiring.links), np.int64),
+        played = play_to_the_end(
+            self.wiring, self.reuses, self.occupancy_ps, self.flight_ps,
+            duration_ps + self.host_overhead_ps,
         )  # fmt: skip
-        if np.any(position < flat.first_step[1:]):
-            raise ScheduleError(describe_deadlock(wiring, self.reuses, position))
-        return Timeline(
-            wiring, duration_ps, start, end, depart, arrive, taken, self.occupancy_ps, self.reuses
-        )
+        return Timeline(self.wiring, duration_ps, *played[:5], self.occupancy_ps, self.reuses)
 
     def _check_length(self, duration_ps: np.ndarray) -> None:
         """Everything one after the other is the longest that it can take: that must fit 64 bits."""
@@ -105,7 +100,7 @@ class Simulator:
             )
 
     def _durations(
-        self, durations: Durations, stragglers: Mapping[int, float] | None
+        self, durations: Durations, stragglers: Mapping[int, Factor] | None
     ) -> np.ndarray:
         flat = self.wiring.flat
         if isinstance(durations, Times):
@@ -128,7 +123,7 @@ def simulate(
     schedule: Schedule | Wiring,
     durations: Durations,
     *,
-    stragglers: Mapping[int, float] | None = None,
+    stragglers: Mapping[int, Factor] | None = None,
     **setting: Any,
 ) -> Timeline:
     """Play a schedule once: `Simulator` takes the settings, `Simulator.play` the durations."""

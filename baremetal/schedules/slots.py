@@ -20,10 +20,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from baremetal.schedules.deadlock import describe_deadlock
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.flat import NONE
-from baremetal.schedules.native import compiled_play
+from baremetal.schedules.loop import play_to_the_end
 from baremetal.schedules.schedule import Schedule
 from baremetal.schedules.wiring import Lane, Wiring, wire
 
@@ -60,15 +59,9 @@ def order_of_steps(wiring: Wiring, reuses: np.ndarray) -> np.ndarray:
     Raises:
         ScheduleError: there is no such order: the ranks wait for each other in a circle.
     """
-    flat = wiring.flat
     nothing = np.zeros(wiring.messages, np.int64)
-    *_, position, order = compiled_play()(
-        flat.first_step, wiring.takes, wiring.sends, reuses, wiring.link, nothing, nothing,
-        np.zeros(flat.steps, np.int64), np.zeros(len(wiring.links), np.int64),
-    )  # fmt: skip
-    if np.any(position < flat.first_step[1:]):
-        raise ScheduleError(describe_deadlock(wiring, reuses, position))
-    return order
+    at_once = np.zeros(wiring.flat.steps, np.int64)
+    return play_to_the_end(wiring, reuses, nothing, nothing, at_once).order
 
 
 def vector_clocks(wiring: Wiring) -> np.ndarray:

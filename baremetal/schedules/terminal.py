@@ -9,6 +9,8 @@ own goes on to its end, so that letters alone tell where one ends and the next b
 second, fourth ... chunk is in lower case, and with it the mirrored copies.
 """
 
+import numpy as np
+
 from baremetal.errors import BaremetalError
 from baremetal.schedules.action import Overlap, Step
 from baremetal.schedules.flat import chunk_numbers
@@ -48,11 +50,11 @@ def draw_text(
     schedule = timeline.schedule
     labels = [f"rank {rank}" for rank in range(len(schedule.ranks))]
     indent = max(map(len, labels)) + 2
-    columns = width - indent
+    columns = _even(width - indent, timeline)
     if columns < NARROWEST:
         raise BaremetalError(
-            f"a width of {width} leaves {columns} characters for the time: give {indent + 10} or "
-            "more"
+            f"a width of {width} leaves {max(width - indent, 0)} characters for the time: give "
+            f"{indent + NARROWEST} or more"
         )
     lines = []
     for rank, label in enumerate(labels):
@@ -60,6 +62,13 @@ def draw_text(
     end = time_format(unit)(figure_time(timeline.makespan_ps, unit))
     scale = " " * indent + "0" + end.rjust(columns - 1)
     return "\n".join([*lines, scale, "", _legend(timeline), caption(timeline)])
+
+
+def _even(columns: int, timeline: Timeline) -> int:
+    """So many columns, or a few less if steps that last as long are then drawn as long."""
+    moments = np.concatenate([timeline.start_ps, timeline.end_ps])
+    pieces = timeline.makespan_ps // max(int(np.gcd.reduce(moments)), 1)
+    return columns // pieces * pieces if 0 < 2 * pieces <= columns else columns
 
 
 def caption(timeline: Timeline) -> str:

@@ -30,6 +30,7 @@ from baremetal.schedules.schedule import Schedule
 LONGEST_PS = 2**62  # 53 days; no time may grow longer, or it would not fit 64 bits
 
 PerStage = tuple[int, ...]
+Factor = float | Fraction
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Times:
 
 
 def step_durations(
-    schedule: Schedule | Flat, times: Times, stragglers: Mapping[int, float] | None = None
+    schedule: Schedule | Flat, times: Times, stragglers: Mapping[int, Factor] | None = None
 ) -> np.ndarray:
     """The duration of every step, rank after rank in their order, (steps,) int64, in ps.
 
@@ -140,7 +141,7 @@ def step_durations(
     return durations
 
 
-def _slow_down(durations: np.ndarray, flat: Flat, rank: int, factor: float) -> None:
+def _slow_down(durations: np.ndarray, flat: Flat, rank: int, factor: Factor) -> None:
     ranks = len(flat.first_step) - 1
     if not 0 <= rank < ranks:
         raise ScheduleError(f"straggler {rank}: there are ranks 0 to {ranks - 1}")
@@ -151,7 +152,7 @@ def _slow_down(durations: np.ndarray, flat: Flat, rank: int, factor: float) -> N
     durations[own] = slow
 
 
-def stretched(duration_ps: int, factor: float) -> int:
+def stretched(duration_ps: int, factor: Factor) -> int:
     """A duration times a factor, rounded up once.
 
     The factor counts as it is written: 1.1 is eleven tenths, not the binary number next to it,

@@ -1,5 +1,9 @@
 """V-Half: half of 1F1B's activations, and hardly slower.
 
+    rank 0  f0 f1 .  F0 I0 W0 F1 f2 i0 I1 W1 F2 w0 f3 i1 I2 W2 F3 I3 i2 w1 i3 W3 w2 w3
+    rank 1  .  f0 F0 f1 F1 I0 W0 i0 w0 f2 F2 I1 W1 i1 w1 f3 F3 I2 i2 I3 i3 W2 w2 W3 w3
+                                      p = 2, m = 4; the first chunk in small letters
+
 Stages are laid out as a V. A microbatch walks the first chunks at two ticks a rank and the second
 ones at one, in both directions (see `building_block`): on rank i its first chunk lives from tick 2i
 to 6p - i or so, its second from 3p - i to 3p + 2i: 6p ticks together, on every rank. With a new

@@ -1,9 +1,13 @@
 """V-Min: a third of 1F1B's activations, for about GPipe's bubble at F = I = W.
 
+    rank 0  f0 .  .  F0 I0 W0 f1 i0 w0 F1 I1 W1 f2 i1 w1 F2 I2 W2 f3 i2 w2 F3 I3 W3 .  i3 w3
+    rank 1  .  f0 F0 .  .  I0 i0 f1 F1 W0 w0 I1 i1 f2 F2 W1 w1 I2 i2 f3 F3 W2 w2 I3 i3 W3 w3
+                                      p = 2, m = 4; the first chunk in small letters
+
 Stages are laid out as a V, and a microbatch never waits: one tick a rank on all four legs, the
-shortest life that it can have. On rank i its first chunk lives from tick i to 4p - 1 - i, its second
-from 2p - 1 - i to 2p + i: 4p ticks together, on every rank. With a new microbatch every six ticks
-that makes 2p/3 chunks, p/3 microbatches:
+shortest life that it can have. On rank i its first chunk lives from tick i to 4p - 1 - i, its
+second from 2p - 1 - i to 2p + i: 4p ticks together, on every rank. With a new microbatch every six
+ticks that makes 2p/3 chunks, p/3 microbatches:
 
     peak = floor((p + 4)/3)
 

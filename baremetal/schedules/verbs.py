@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 from baremetal.schedules.check import check_schedule
 from baremetal.schedules.closed_form import closed_form
 from baremetal.schedules.compare import compare, comparison_text
+from baremetal.schedules.csv_form import to_csv
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.options import (
+    DEFAULT_MICROBATCHES,
+    DEFAULT_STAGES,
     Playing,
     Sizes,
     chosen_schedule,
@@ -25,8 +28,10 @@ from baremetal.schedules.options import (
 )
 from baremetal.schedules.report import figures, figures_text
 from baremetal.schedules.schedule import Schedule
+from baremetal.schedules.text_form import to_text
 from baremetal.schedules.times import step_durations
 from baremetal.trace import supports_colour, write_perfetto
+from baremetal.trace.files import write_atomically
 
 # ---------------------------------------------------------------- draw
 
@@ -103,7 +108,7 @@ def _simulate(given: SimulateOptions) -> None:
         raise ScheduleError(f"--repeat {given.repeat}: expected 0 or more")
     schedule = chosen_schedule(given)
     found = figures(play(schedule, given), unit_of_times(given))
-    found["closed_form"] = closed_form(schedule, given)
+    found["closed_form"] = closed_form(given.schedule, schedule, given)
     if given.repeat > 0:
         found["rates"] = _rates(schedule, given)
     if given.json:
@@ -146,12 +151,12 @@ class CompareOptions(Playing):
     chunks per rank takes a v-th of them for each.
     """
 
-    stages: int = 4
+    stages: int = DEFAULT_STAGES
     """Ranks: how many processes the model is divided among."""
-    microbatches: int = 8
+    microbatches: int = DEFAULT_MICROBATCHES
     """How many pieces the batch is cut into."""
-    chunks: int = 0
-    """Stages per rank for schedules that leave it open; 0: what each has by itself."""
+    chunks: int | None = None
+    """Stages per rank for schedules that leave it open; what each has by itself, unless given."""
     plot: str = ""
     """Draw them all into this picture (.png, .svg or .pdf)."""
     json: bool = False
@@ -159,13 +164,42 @@ class CompareOptions(Playing):
 
 
 def _compare(given: CompareOptions) -> None:
-    comparison = compare(given.stages, given.microbatches, given.chunks or None, given)
+    comparison = compare(given.stages, given.microbatches, given.chunks, given)
     if given.plot:
         from baremetal.schedules.picture import comparison_figure
         from baremetal.trace import style
 
         style.save(comparison_figure(comparison.timelines, unit_of_times(given)), given.plot)
     print(_json(comparison.figures) if given.json else comparison_text(comparison.figures))
+
+
+# ---------------------------------------------------------------- export
+
+
+@dataclass(frozen=True)
+class ExportOptions(Sizes):
+    """Write a schedule: as CSV that PyTorch's pipelines load, or as text to edit by hand."""
+
+    csv: str = ""
+    """Write torch.distributed.pipelining's CSV to this file."""
+    communication: bool = False
+    """With sends and receives in it (PyTorch's format compute_comms)."""
+    text: str = ""
+    """Write rows of actions to this file, one per rank; neither file: print them."""
+
+
+def _export(given: ExportOptions) -> None:
+    schedule = chosen_schedule(given)
+    check_schedule(schedule)
+    if given.communication and not given.csv:
+        raise ScheduleError("--communication is a form of --csv: name a file for it")
+    if given.csv:
+        content = to_csv(schedule, communication=given.communication)
+        print(f"wrote {write_atomically(given.csv, content.encode('utf-8'))}")
+    if given.text:
+        print(f"wrote {write_atomically(given.text, to_text(schedule).encode('utf-8'))}")
+    if not (given.csv or given.text):
+        print(to_text(schedule), end="")
 
 
 # ---------------------------------------------------------------- all of them
@@ -184,6 +218,7 @@ SCHEDULE_VERBS = {
     "check": ScheduleVerb("prove that it can be run, and with which buffers", CheckOptions, _check),
     "simulate": ScheduleVerb("play it: bubbles, waiting, memory", SimulateOptions, _simulate),
     "compare": ScheduleVerb("all schedules, side by side", CompareOptions, _compare),
+    "export": ScheduleVerb("write it for PyTorch, or to edit", ExportOptions, _export),
 }
 
 

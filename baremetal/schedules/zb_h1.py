@@ -1,5 +1,10 @@
 """ZB-H1: the backward cut in two, and weight gradients used to fill holes.
 
+    rank 0  F0 F1 F2 .  .  I0 W0 F3 I1 W1 F4 I2 W2 I3 W3 I4 W4
+    rank 1  .  F0 F1 .  I0 F2 I1 W0 F3 I2 W1 F4 I3 W2 I4 W3 W4
+    rank 2  .  .  F0 I0 F1 I1 F2 I2 W0 F3 I3 W1 F4 I4 W2 W3 W4
+                                                                          p = 3, m = 5
+
 Only the input-gradient I is waited for, by the rank before. The weight-gradient W is waited for by
 nobody but the optimiser, so it can stand where a rank would be idle. In 1F1B the gradient goes up
 through p - 1 ranks at the pace of I + W each; here it goes up at the pace of I alone:
@@ -13,8 +18,8 @@ over, and does them in the hole in which 1F1B waits.
 
     idle = (p - 1)(F + I - W)      where W <= F: a third of 1F1B's if F = I = W
 
-With a latency c per hop, F = I = W, m >= 2p and c <= W/2, the makespan grows by 4 (p - 1) c whatever
-m is: the W between two I's hides the hop. (Larger c grows with m again.)
+With a latency c per hop, F = I = W, m >= 2p and c <= W/2, the makespan grows by 4 (p - 1) c,
+whatever m is: the W between two I's hides the hop. (Larger c grows with m again.)
 
 P. Qi, X. Wan, G. Huang, M. Lin, "Zero Bubble Pipeline Parallelism", ICLR 2024, section 2.2,
 figure 3 top.

@@ -1,6 +1,11 @@
 """ZB-H2: ZB-H1 with twice the memory, and then no rank ever waits.
 
-    rank i   F x (2p - 1 - 2i),   then for each microbatch k:   I_k   W_(k - 2i)   F_(2p - 1 - 2i + k)
+    rank 0  F0 F1 F2 F3 F4 I0 W0 I1 W1 I2 W2 I3 W3 I4 W4 .  .
+    rank 1  .  F0 F1 F2 I0 F3 I1 F4 I2 W0 I3 W1 I4 W2 W3 W4 .
+    rank 2  .  .  F0 I0 F1 I1 F2 I2 F3 I3 F4 I4 W0 W1 W2 W3 W4
+                                                                          p = 3, m = 5
+
+    rank i   F x (2p - 1 - 2i),   then for each k:   I_k   W_(k - 2i)   F_(2p - 1 - 2i + k)
 
 ZB-H1 still waits once: after its warm-up a rank has nothing to do until the first gradient comes
 up. Here it does p - 1 - i more forwards in that time, and weight gradients are put off twice as

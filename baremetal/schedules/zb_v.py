@@ -9,6 +9,10 @@ message.
     rank     0   1   2   3          p = 4
     stage    7   6   5   4          and up again
 
+    rank 0  f0 f1 f2 F0 I0 W0 F1 I1 W1 f3 i0 w0 F2 I2 W2 i1 w1 F3 I3 W3 i2 w2 i3 w3 .
+    rank 1  .  f0 F0 f1 F1 I0 W0 f2 i0 w0 F2 I1 W1 f3 i1 w1 F3 I2 W2 i2 I3 i3 w2 W3 w3
+                                      p = 2, m = 4; the first chunk in small letters
+
 Each chunk is half as long as a stage of ZB-H2's, so the same pattern, in chunk units, holds half as
 much. By hand (f, i, w on the first chunk; F, I, W on the second):
 

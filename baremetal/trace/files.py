@@ -21,6 +21,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
     `path` is still there and nothing else is left behind.
     """
     target = Path(path)
+    if not target.name:  # "." and "/" are folders
+        raise BaremetalError(f"cannot write {target}: it is a folder; name a file in it")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

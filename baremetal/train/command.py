@@ -1,5 +1,6 @@
 """`baremetal train`, from its options to its last line."""
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -62,7 +63,11 @@ def train(
         trainer, run = _resumed(config, resume, track)
     else:
         trainer, run = _fresh(config, start_from, track)
-    with stop_on_signals() as stop, Console(trainer, run, quiet) as console:
+    with (
+        contextlib.closing(trainer),
+        stop_on_signals() as stop,
+        Console(trainer, run, quiet) as console,
+    ):
         _introduce(console, trainer, run)
         console.measure_peak()
         trainer.fit(
@@ -81,6 +86,15 @@ def train(
     return Outcome(figures, "")
 
 
+def trainer_for(config: TrainConfig) -> type[Trainer]:
+    """Who trains: one process, or several."""
+    if not config.stages:
+        return Trainer
+    from baremetal.train.pipelined import PipelineTrainer
+
+    return PipelineTrainer
+
+
 def _use_threads(threads: int) -> None:
     """Give the kernels their threads; this process is ours, so a shared BLAS gets one too."""
     from baremetal.kernels.native.blas_library import limit_shared_blas
@@ -96,12 +110,12 @@ def _fresh(
 ) -> tuple[Trainer, RunFolder]:
     # Everything that can be wrong is found out before a folder is made.
     if start_from is None:
-        trainer = Trainer(config, data=build_data(config, track=track))
+        trainer = trainer_for(config)(config, data=build_data(config, track=track))
     else:
         _check_start(config, start_from)
         model = start_from.build_model(seed=config.seed, dropout=config.dropout)
         data = build_data(config, start_from.tokenizer, track)
-        trainer = Trainer(config, data=data, model=model)
+        trainer = trainer_for(config)(config, data=data, model=model)
     run = RunFolder.create(config)
     trainer.run_folder = run
     return trainer, run
@@ -146,7 +160,8 @@ def _resumed(config: TrainConfig, resume: str, track: Track) -> tuple[Trainer, R
     _refuse_contradictions(config, kept, f"the run {run.path}", advice)
     weights = weights_of(checkpoint)
     model = weights.build_model(seed=config.seed, dropout=config.dropout)
-    trainer = Trainer(config, run, data=build_data(config, weights.tokenizer, track), model=model)
+    data = build_data(config, weights.tokenizer, track)
+    trainer = trainer_for(config)(config, run, data=data, model=model)
     trainer.restore(checkpoint)
     if trainer.step >= config.steps:
         raise BaremetalError(
@@ -159,15 +174,27 @@ def _resumed(config: TrainConfig, resume: str, track: Track) -> tuple[Trainer, R
     return trainer, run
 
 
-def starting_values(resume: str, start_from: Weights | None) -> dict[str, Any]:
+# A pipeline's default model is deep enough, and its batch large enough, for every schedule.
+PIPELINE_DEFAULTS = {"layers": 8, "batch": 16}
+
+
+def starting_values(
+    resume: str, start_from: Weights | None, in_stages: bool = False
+) -> dict[str, Any]:
     """What options mean that are not given: as the run to resume or the weights have it.
+
+    Args:
+        resume: a run.
+        start_from: weights.
+        in_stages: whether it is a pipeline that trains.
 
     Raises:
         BaremetalError: there is no such run.
     """
     if resume:
         return asdict(run_of(resume).read_config())
-    return asdict(TrainConfig()) | ({} if start_from is None else start_from.options)
+    defaults = asdict(TrainConfig()) | (PIPELINE_DEFAULTS if in_stages else {})
+    return defaults | ({} if start_from is None else start_from.options)
 
 
 def set_aside_after(checkpoints: Path, step: int) -> None:

@@ -113,6 +113,7 @@ class Trainer:
         self._targets = np.empty_like(self._inputs)
         self._total = np.zeros(1, np.float64)
         captures = self.model.is_static and not config.eager
+        self._is_finite, self._norm = True, 0.0  # of the last step
         self.captured: Captured | None = None
         if captures:
             level: Level = "native" if config.native else "replay"
@@ -137,22 +138,37 @@ class Trainer:
             warmup=config.warmup,
             final=config.final_rate,
         )
-        self.optimizer.learning_rate = rate
         scale = self.loss_scale.value
         first_sample = self.sampler.samples_seen
         for part in range(config.accumulate):
             self.sampler.next_batch(out=(self._inputs[part], self._targets[part]))
         self._total[0] = config.tokens_per_step
-        if self._dropout is not None:
-            self._dropout.set(step=self.step)
-        do_step = self._arithmetic if self.captured is None else self.captured
-        loss = sum(part.item() for part in do_step(self._inputs, self._targets))
-        skipped = not self.optimizer.last_step_was_finite
+        loss = self.do_step(self._inputs, self._targets, rate)
+        skipped = not self._is_finite
         if skipped and not self.loss_scale.forgives(loss, scale):
             self._explain_non_finite(first_sample, scale)
         self.step += 1
-        norm, time_s = self.optimizer.gradient_norm, time.perf_counter() - start
-        return StepReport(self.step, loss, rate, norm, time_s, scale, skipped)
+        time_s = time.perf_counter() - start
+        return StepReport(self.step, loss, rate, self._norm, time_s, scale, skipped)
+
+    def do_step(self, inputs: np.ndarray, targets: np.ndarray, rate: float) -> float:
+        """The step's arithmetic; its mean loss.
+
+        Args:
+            inputs, targets: (parts, B, T) token ids.
+            rate: learning rate.
+        """
+        self.optimizer.learning_rate = rate
+        if self._dropout is not None:
+            self._dropout.set(step=self.step)
+        run = self._arithmetic if self.captured is None else self.captured
+        loss = sum(part.item() for part in run(inputs, targets))
+        self._is_finite = self.optimizer.last_step_was_finite
+        self._norm = self.optimizer.gradient_norm
+        return loss
+
+    def close(self) -> None:
+        """Let go of what the run holds besides memory: nothing here."""
 
     def _arithmetic(self, inputs: np.ndarray, targets: np.ndarray) -> list[Tensor]:
         """Everything a step computes, by launches alone: (parts, B, T) tokens to (parts) losses."""

@@ -1,10 +1,15 @@
 """`baremetal schedule`, called as a person would."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import baremetal
 from baremetal.cli import main
+from baremetal.schedules import SCHEDULES
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +72,23 @@ def test_latency_host_overhead_and_links(document):
     assert found["makespan"] == 8
 
 
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_what_is_played_is_the_closed_form(name, document):
+    sizes = ["--schedule", name, "--stages", "4", "--microbatches", "12"]
+    found = document("simulate", *sizes)
+    forms = found["closed_form"]
+    assert "peak_activations" in forms
+    for key, value in forms.items():
+        assert found[key] == pytest.approx(value), key
+
+
+def test_closed_forms_with_latency_and_only_where_they_hold(document):
+    found = document("simulate", "--latency", "0.5", "--microbatches", "16")
+    assert found["closed_form"]["makespan"] == found["makespan"]
+    assert document("simulate", "--f", "1,2,1,1")["closed_form"] == {}
+    assert document("simulate", "--link", "800g")["closed_form"] == {}
+
+
 def test_times_with_units_come_back_in_seconds(document):
     times = ["--f", "1 ms", "--b", "1.5 ms", "--w", "500 us"]
     found = document("simulate", "--stages", "1", "--microbatches", "2", *times)
@@ -108,14 +130,67 @@ def test_check_tells_memory_and_slots(document, capsys):
     assert "complete, in order, free of deadlock" in capsys.readouterr().out
 
 
+BY_HAND = """# two ranks, each first wants what the other would send later
+0F0 0F1 0B1 0B0
+1F1 1B1 1F0 1B0
+"""
+
+
+def test_a_schedule_by_hand_is_drawn_checked_and_played(here, document, capsys):
+    (here / "mine.txt").write_text(BY_HAND, encoding="utf-8")
+    found = document("simulate", "--schedule", "mine.txt")
+    assert (found["stages"], found["microbatches"], found["makespan"]) == (2, 2, 10)
+    assert found["closed_form"] == {}
+    assert document("check", "--schedule", "mine.txt")["needed_slots"]["0->1"] == 2
+    assert main(["schedule", "draw", "--schedule", "mine.txt", "--width", "48"]) == 0
+    assert capsys.readouterr().out.startswith("rank 0  F0--F1--")
+
+
+def test_a_deadlock_is_refused_with_its_circle(here, refusal):
+    (here / "mine.txt").write_text(BY_HAND, encoding="utf-8")
+    line = refusal("simulate", "--schedule", "mine.txt", "--slots", "1")
+    assert "mine.txt is deadlocked: rank 0 waits in 0F1 for a free slot" in line
+    assert "rank 1, which waits in 1F1 for the activations of 0F1 from rank 0" in line
+
+
+def test_a_file_of_other_sizes_is_refused(here, refusal):
+    (here / "mine.txt").write_text(BY_HAND, encoding="utf-8")
+    line = refusal("draw", "--schedule", "mine.txt", "--stages", "4")
+    assert "--stages 4" in line
+    assert "mine.txt has 2" in line
+    assert "no.txt" in refusal("draw", "--schedule", "no.txt")
+    (here / "half.txt").write_text("0F0 0F1 0B0", encoding="utf-8")
+    assert "0B1" in refusal("check", "--schedule", "half.txt")
+
+
+def test_what_is_exported_is_read_again(here, document, capsys):
+    sizes = ["--schedule", "zb-v", "--stages", "4", "--microbatches", "8"]
+    for files in (["--csv", "a.csv"], ["--text", "a.txt"], ["--csv", "b.csv", "--communication"]):
+        assert main(["schedule", "export", *sizes, *files]) == 0
+    capsys.readouterr()
+    assert "SEND_F" in (here / "b.csv").read_text(encoding="utf-8")
+    wanted = document("simulate", *sizes)
+    for file in ("a.csv", "a.txt", "b.csv"):
+        found = document("simulate", "--schedule", file)
+        for key in ("makespan", "span", "bubble_span", "peak_activations", "per_stage"):
+            assert found[key] == wanted[key], (file, key)
+    assert main(["schedule", "export", *sizes]) == 0
+    assert capsys.readouterr().out == (here / "a.txt").read_text(encoding="utf-8")
+
+
 def test_compare_is_one_table_and_one_picture(here, document, capsys):
-    found = document("compare", "--stages", "4", "--microbatches", "8", "--plot", "all.png")
+    found = document("compare", "--stages", "2", "--microbatches", "4", "--plot", "all.png")
     by_name = {each["schedule"]: each for each in found["schedules"]}
-    assert by_name["gpipe"]["makespan"] == by_name["1f1b"]["makespan"] == 33
-    assert by_name["gpipe"]["peak_activations"] == 8
+    assert set(by_name) | set(found["refused"]) == set(SCHEDULES)
+    assert by_name["gpipe"]["makespan"] == by_name["1f1b"]["makespan"] == 15
+    assert by_name["gpipe"]["peak_activations"] == 4
+    for each in found["schedules"]:  # all do the same work, in however many chunks
+        assert each["per_stage"]["busy"] == [12, 12], each["schedule"]
     assert (here / "all.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["schedule", "compare"]) == 0
-    assert "bubble of span" in capsys.readouterr().out
+    assert main(["schedule", "compare", "--stages", "3", "--microbatches", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "bubble of span" in out
+    assert "not here: zb-v has no schedule for 3 ranks, 3 microbatches" in out
 
 
 @pytest.mark.parametrize(
@@ -131,6 +206,10 @@ def test_compare_is_one_table_and_one_picture(here, document, capsys):
         (["simulate", "--f", "1,2,3"], ["--f has 3 times for 4 stages"]),
         (["simulate", "--f", "1,,2"], ["--f", "separated by commas"]),
         (["simulate", "--f", "1e30"], ["--f", "at most 4611686 s"]),
+        (["simulate", "--f", "1e999999999"], ["--f", "1e999999999"]),
+        (["simulate", "--f", "1/0"], ["--f", "1/0"]),
+        (["simulate", "--bytes", "9" * 5000, "--link", "800g"], ["--bytes"]),
+        (["simulate", "--straggler", "0:1e999"], ["--straggler", "0:1e999"]),
         (["simulate", "--latency", "1e6 s"], ["all steps and messages", "4.61e+06 s"]),
         (["simulate", "--link", "800g", "--bytes", "9" * 20], ["800g", "picoseconds"]),
         (["simulate", "--link", "900g"], ["900g", "800g"]),
@@ -143,6 +222,9 @@ def test_compare_is_one_table_and_one_picture(here, document, capsys):
         (["simulate", "--repeat", "-1"], ["--repeat -1"]),
         (["simulate", "--seed", "-1"], ["--seed -1"]),
         (["compare", "--stages", "0"], ["no schedule exists"]),
+        (["draw", "--chunks", "0"], ["0 chunks"]),
+        (["export", "--communication"], ["--communication", "--csv"]),
+        (["export", "--csv", "."], ["."]),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(refusal, arguments, words):
@@ -150,6 +232,16 @@ def test_bad_input_is_one_line(refusal, arguments, words):
     assert line.startswith("baremetal: ")
     for word in words:
         assert word in line, line
+
+
+def test_nothing_is_compiled_before_it_is_needed():
+    """numba and matplotlib take a second to import: --help should not."""
+    code = "import sys, baremetal.schedules.verbs; print({'numba', 'matplotlib'} & {*sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        cwd=Path(baremetal.__file__).parents[1],
+    )  # fmt: skip
+    assert done.stdout.strip() == "set()"
 
 
 def test_help_names_the_verbs(capsys):

@@ -1,6 +1,9 @@
 """The central promise: whatever the cut and the order, the gradients of the uncut model."""
 
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipelines import (
@@ -15,6 +18,7 @@ from pipelines import (
 )
 
 from baremetal.schedules import Action, Kind, Schedule
+from baremetal.schedules.registry import SCHEDULES, make_schedule
 
 
 def random_schedule(rng, ranks, chunks, microbatches, mirrored, split):
@@ -86,7 +90,7 @@ def check(make, schedule, costs, captured):
     assert_close(summed_gradients(stages), gradients(expected))
 
 
-@settings(max_examples=25)
+@settings(max_examples=8)
 @given(case=cases(), model=st.sampled_from([*MODELS]))
 def test_any_order_of_any_cut(case, model):
     schedule, layers, rng = case
@@ -94,7 +98,7 @@ def test_any_order_of_any_cut(case, model):
     check(maker(layers=layers, **MODELS[model]), schedule, costs, captured=False)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     case=cases(most_ranks=3, most_microbatches=6),
     model=st.sampled_from([name for name in MODELS if name != "experts"]),
@@ -103,3 +107,33 @@ def test_any_order_of_any_cut_captured(case, model):
     schedule, layers, rng = case
     costs = [*rng.uniform(0.1, 1.0, layers)]
     check(maker(layers=layers, **MODELS[model]), schedule, costs, captured=True)
+
+
+# ---------------------------------------------------------------- the schedules that have a name
+
+
+def domain(name):
+    """All sizes (ranks, microbatches, chunks) up to 8, 16 and 4 for which there is a schedule."""
+    sizes = itertools.product(range(1, 9), range(1, 17), range(1, 5))
+    return [each for each in sizes if SCHEDULES[name].refusal(*each) is None]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@settings(max_examples=5)
+@given(data=st.data())
+def test_every_schedule(name, data):
+    """Drawn from all of its domain, with a model of uneven stages."""
+    schedule = make_schedule(name, *data.draw(st.sampled_from(domain(name))))
+    model = data.draw(st.sampled_from([*MODELS]))
+    layers = len(schedule.paths[0]) + data.draw(st.integers(0, 2))
+    costs = data.draw(st.lists(st.integers(1, 9), min_size=layers, max_size=layers))
+    check(maker(layers=layers, **MODELS[model]), schedule, costs, captured=False)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_captured(name):
+    """The smallest that has two ranks or more, tied and with dropout."""
+    schedule = make_schedule(name, *min(size for size in domain(name) if size[0] > 1))
+    layers = len(schedule.paths[0])
+    model = MODELS["gpt, tied and dropout, something frozen"]
+    check(maker(layers=layers, **model), schedule, [1.0] * layers, captured=True)

@@ -41,6 +41,13 @@ def test_text_of_1f1b():
     ]
 
 
+def test_steps_that_last_as_long_are_drawn_as_long():
+    """9 units of time have room for 44 characters: 36 of them are used, 4 for each."""
+    lines = draw_text(played(), width=8 + 44).splitlines()
+    assert lines[0] == "rank 0  F0--F1--........B0======....B1======"
+    assert lines[2] == "        0" + "9.00 ms".rjust(35)
+
+
 def test_text_says_both_bubbles_and_the_peak():
     last = draw_text(played(), width=60).splitlines()[-1]
     assert "33.3 % of the largest span" in last
@@ -65,7 +72,7 @@ def test_every_second_chunk_is_in_lower_case():
 
 def test_a_step_too_narrow_for_its_name_keeps_its_letter():
     lines = draw_text(played(p=4, m=16), width=40).splitlines()
-    assert {len(line) for line in lines[:4]} == {40}
+    assert {len(line) for line in lines[:5]} == {40}
     assert "B" in lines[0]
 
 

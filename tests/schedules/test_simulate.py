@@ -113,6 +113,27 @@ def test_latency_in_closed_form(p, m, c):
         assert one.makespan_ps == work + (2 * (p - 1) * m // p + 2 * (p - 2)) * c
 
 
+@pytest.mark.parametrize("c", [1, 20, 50])
+@pytest.mark.parametrize(("p", "m"), [(2, 4), (3, 7), (4, 8), (4, 32), (8, 16)])
+def test_zb_h1_hides_all_but_four_hops_of_latency(p, m, c):
+    """F = I = W = 100, m >= 2p, c <= W/2: it grows by 4 (p - 1) c, whatever m. No source has it."""
+    times, schedule = Times.uniform(p, 100, 100, 100), make_schedule("zb-h1", p, m)
+    alone = simulate(schedule, times).makespan_ps
+    late = simulate(schedule, times, link=Link("latency", None, c)).makespan_ps
+    assert late - alone == 4 * (p - 1) * c
+
+
+def test_beyond_half_a_w_zb_h1_pays_with_every_microbatch():
+    def growth(m):
+        link = Link("latency", bandwidth_bps=None, latency_ps=75)
+        schedule, times = make_schedule("zb-h1", 4, m), Times.uniform(4, 100, 100, 100)
+        return (
+            simulate(schedule, times, link=link).makespan_ps - simulate(schedule, times).makespan_ps
+        )
+
+    assert growth(8) < growth(16) < growth(32)
+
+
 def test_exposed_transfer_is_what_the_latency_costs():
     """Two ranks, one microbatch: each waits once for a message that is under way."""
     link = Link("latency", bandwidth_bps=None, latency_ps=7)

@@ -6,22 +6,26 @@ Nothing else is modelled (no bandwidth, no finite buffers), and numbers are what
 as: int, float, Fraction. The product's simulator is another piece of code; the two must agree.
 """
 
+from itertools import pairwise
+
 from baremetal.schedules import Kind
 
-DONE_BY = {Kind.F: (Kind.F,), Kind.I: (Kind.I, Kind.B), Kind.W: (Kind.W, Kind.B)}
+
+def neighbours(paths):
+    """{stage: the stage before it} and {stage: the stage behind it}, along the paths."""
+    pairs = [pair for path in paths for pair in pairwise(path)]
+    return {b: a for a, b in pairs}, dict(pairs)
 
 
-def needs(schedule, action):
+def needs(action, before, behind):
     """The (kind, stage, microbatch) whose results this action needs, B standing for its I."""
     kind, stage, microbatch = action
     if kind is Kind.F:
-        before = schedule.before(stage)
-        return [] if before is None else [(Kind.F, before, microbatch)]
+        return [(Kind.F, before[stage], microbatch)] if stage in before else []
     if kind is Kind.W:
         return [(Kind.I, stage, microbatch)]
-    behind = schedule.behind(stage)
     own = [(Kind.F, stage, microbatch)]
-    return own if behind is None else [*own, (Kind.I, behind, microbatch)]
+    return [*own, (Kind.I, behind[stage], microbatch)] if stage in behind else own
 
 
 def made(step):
@@ -42,6 +46,7 @@ class Timeline:
     """
 
     def __init__(self, schedule, times, latency=0, pair=None):
+        self.before, self.behind = neighbours(schedule.paths)
         self.schedule, self.latency, self.pair = schedule, latency, pair
         self.times = times if callable(times) else lambda stage: times
         self.start, self.end = {}, {}  # by (rank, index)
@@ -66,7 +71,7 @@ class Timeline:
         arrivals = [
             self.arrival(piece, rank)
             for action in step.parts
-            for piece in needs(self.schedule, action)
+            for piece in needs(action, self.before, self.behind)
             if piece not in own
         ]
         return None if None in arrivals else max([self.clock[rank], *arrivals])
@@ -84,7 +89,7 @@ class Timeline:
                         break
                     end = self.clock[rank] = start + self.duration(step)
                     self.start[rank, at[rank]], self.end[rank, at[rank]] = start, end
-                    self.ready.update({piece: end for piece in made(step)})
+                    self.ready.update(dict.fromkeys(made(step), end))
                     at[rank] += 1
                     progress = True
         stuck = [rank for rank, steps in enumerate(self.schedule.ranks) if at[rank] < len(steps)]

@@ -1,0 +1,226 @@
+"""Training through a pipeline: the same loop, whose step is done by several processes.
+
+Everything around a step stays where it is, in this process: data, learning rate, metrics,
+checkpoints, a stop in order. The ranks hold the weights. Whenever the whole model is needed here
+(to evaluate, to sample, to save), it is gathered from them; so a checkpoint is the same file as a
+single process would write, and can be resumed at any number of stages, or at none.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from baremetal.checkpoint import Checkpoint
+from baremetal.data import TextData
+from baremetal.errors import BaremetalError
+from baremetal.machine import find_chip, find_link
+from baremetal.machine.units import DURATION
+from baremetal.nn import LanguageModel
+from baremetal.optim import Optimizer
+from baremetal.pipeline.copies import holders
+from baremetal.pipeline.costs import block_costs
+from baremetal.pipeline.job import Job
+from baremetal.pipeline.partition import parts_of_stages
+from baremetal.pipeline.run import PipelineRun, PipelineStep
+from baremetal.pipeline.runner import cut_batch
+from baremetal.pipeline.supervisor import Limits
+from baremetal.schedules import SCHEDULES, Schedule, ScheduleError
+from baremetal.schedules.options import Sizes
+from baremetal.schedules.options import chosen_schedule as schedule_of
+from baremetal.schedules.times import Times
+from baremetal.train.build import build_model, build_optimizer, model_of
+from baremetal.train.config import TrainConfig
+from baremetal.train.run_folder import RunFolder
+from baremetal.train.trainer import StepReport, Trainer
+
+
+@dataclass(frozen=True)
+class RankBuilder:
+    """What a rank makes its model and optimisers with; sent to its process."""
+
+    config: TrainConfig
+    vocab_size: int
+
+    def model(self) -> LanguageModel:
+        """The whole model, with its initial values."""
+        model = build_model(self.config, self.vocab_size)
+        model.recompute = self.config.recompute
+        return model
+
+    def optimizer(self, model: LanguageModel) -> Optimizer:
+        """One for the trainable parameters of a model or of a part of one."""
+        return build_optimizer(self.config, model)
+
+
+def make_job(config: TrainConfig, model: LanguageModel) -> Job:
+    """The pipeline that a configuration asks for.
+
+    Raises:
+        BaremetalError: something of it is unknown, or does not go together.
+    """
+    schedule = chosen_schedule(config)
+    shape = config.batch // config.microbatches, config.context
+    costs = block_costs(_rehearsed(config, model), shape, config.balance)
+    parts = parts_of_stages(schedule, costs)
+    return Job(
+        schedule=schedule,
+        parts=parts,
+        builder=RankBuilder(config, model.config.vocab_size),
+        every=holders(model, parts),
+        sizes={name: parameter.size for name, parameter in model.named_parameters()},
+        samples=shape[0],
+        context=config.context,
+        width=config.width,
+        clock=config.clock,
+        charge=config.charge,
+        times=_unit_times(config, schedule),
+        chip=find_chip(config.chip),
+        link=find_link(config.link),
+        slots=config.slots or None,
+        host_overhead_ps=DURATION.parse(config.host_overhead),
+        stragglers=_stragglers(config, len(schedule.ranks)),
+        seed=config.seed,
+        eager=config.eager,
+        threads=config.threads or 1,
+        precision=config.modelled_precision,
+        clip=config.clip,
+    )
+
+
+def chosen_schedule(config: TrainConfig) -> Schedule:
+    """The schedule by its name or from its file, for the configured sizes.
+
+    Raises:
+        ScheduleError: unknown, outside its domain, or a file for other sizes.
+    """
+    given = Sizes(config.schedule)  # a file says its sizes itself
+    if config.schedule in SCHEDULES:
+        given = Sizes(config.schedule, config.stages, config.microbatches, config.chunks or None)
+    schedule = schedule_of(given)
+    found = len(schedule.ranks), schedule.microbatches
+    if found != (config.stages, config.microbatches):
+        raise ScheduleError(
+            f"--schedule {config.schedule} is for {found[0]} stages and {found[1]} microbatches, "
+            f"but --stages {config.stages} --microbatches {config.microbatches} were given"
+        )
+    return schedule
+
+
+def _rehearsed(config: TrainConfig, model: LanguageModel) -> LanguageModel:
+    """A model to measure on: of the same sizes, needed for nothing else."""
+    return model_of(model.config, config.seed)
+
+
+def _unit_times(config: TrainConfig, schedule: Schedule) -> Times:
+    texts = config.unit_times.split(",")
+    if len(texts) != 3:
+        raise BaremetalError(
+            f"--unit-times '{config.unit_times}': expected three times, of F, I and W, such as "
+            "'1 ms, 1 ms, 1 ms'"
+        )
+    return Times.uniform(schedule.stages, *(DURATION.parse(text.strip()) for text in texts))
+
+
+def _stragglers(config: TrainConfig, ranks: int) -> dict[int, float]:
+    """Factors by rank from '2:1.5, 3:1.1'."""
+    found = {}
+    for part in filter(None, config.straggler.replace(" ", "").split(",")):
+        rank, _, factor = part.partition(":")
+        if not (rank.isdigit() and int(rank) < ranks and _is_factor(factor)):
+            raise BaremetalError(
+                f"--straggler '{part}': expected a rank of 0 to {ranks - 1} and a factor, "
+                "such as 2:1.5"
+            )
+        found[int(rank)] = float(factor)
+    return found
+
+
+def _is_factor(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+class PipelineTrainer(Trainer):
+    """A run whose steps are done by the ranks of a pipeline.
+
+    Args:
+        config, run, data, model: as for `Trainer`.
+
+    Attributes:
+        job: what the ranks do.
+        last: what the last step came to, with its timeline.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder | None = None,
+        *,
+        data: TextData | None = None,
+        model: LanguageModel | None = None,
+    ) -> None:
+        super().__init__(config, run, data=data, model=model)
+        self.captured = None  # the stages have plans of their own
+        self.job = make_job(config, self.model)
+        self.last: PipelineStep | None = None
+        self._ranks: PipelineRun | None = None
+        self._is_initial = model is None  # the ranks draw the same weights from the seed
+        self._is_gathered = True  # what is here is what the ranks have
+
+    @property
+    def ranks(self) -> PipelineRun:
+        """The processes; started when they are first needed."""
+        if self._ranks is None:
+            limits = Limits(hang_s=self.config.hang_limit)
+            self._ranks = PipelineRun(self.job, limits)
+            if not self._is_initial:
+                self._ranks.load(self.model.state_dict(), self.optimizer.state_dict())
+        return self._ranks
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._ranks is not None:
+            self._ranks.close()
+
+    def do_step(self, inputs: np.ndarray, targets: np.ndarray, rate: float) -> float:
+        """One step by all ranks; the batch's mean loss."""
+        batch = cut_batch(inputs[0], targets[0], self.config.microbatches, self.step)
+        self._is_gathered = False
+        self.last = self.ranks.step(batch, rate)
+        self._is_finite, self._norm = self.last.is_finite, self.last.gradient_norm
+        return float(sum(self.last.losses.tolist()))
+
+    def gather(self) -> None:
+        """Bring the ranks' weights and optimiser state here."""
+        if self._is_gathered:
+            return
+        weights, state = self.ranks.state()
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(state)
+        self._is_gathered = True
+
+    def evaluate(self) -> float:
+        """See `Trainer.evaluate`."""
+        self.gather()
+        return super().evaluate()
+
+    def save(self, best: bool = False) -> None:
+        """See `Trainer.save`."""
+        self.gather()
+        super().save(best)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """See `Trainer.restore`."""
+        super().restore(checkpoint)
+        self._is_initial = False
+        if self._ranks is not None:
+            self._ranks.load(self.model.state_dict(), self.optimizer.state_dict())
+
+    def _explain_non_finite(self, first_sample: int, scale: float) -> None:
+        self.gather()
+        super()._explain_non_finite(first_sample, scale)
+
+
+__all__ = ["PipelineTrainer", "RankBuilder", "StepReport", "chosen_schedule", "make_job"]
