@@ -36,9 +36,9 @@ def nothing_left(monkeypatch, tmp_path_factory):
     for child in children:
         child.kill()
         child.join()
+    records = [path.name for path in records_folder().glob("*.run")]
     swept = sweep_leftovers()
     left = [name for name in made if still_there(name)]
-    records = [path.name for path in records_folder().glob("*.run")]
     for name in left:
         unlink(name)
     assert not children, f"processes left: {children}"

@@ -29,6 +29,13 @@ def test_wall_time_is_not_reached_too_early(ahead_ps):
     assert clock.wait_until(then - 10**6) >= then  # past already
 
 
+def test_wall_time_is_not_reached_by_a_sleep_that_ends_early(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    clock = WallClock(time.monotonic_ns())
+    then = clock.now_ps() + 10**9
+    assert clock.wait_until(then) >= then
+
+
 def test_wall_time_takes_work_as_done():
     clock = WallClock(time.monotonic_ns())
     assert clock.advance(10**15) < 10**15  # a modelled quarter of an hour is not slept through

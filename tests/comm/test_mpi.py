@@ -29,7 +29,7 @@ def mpi(what, ranks=2):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [MPIEXEC, "-n", str(ranks), sys.executable, str(RANKS), what]
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=120, check=False
+        command, capture_output=True, text=True, env=environment, timeout=60, check=False
     )
 
 

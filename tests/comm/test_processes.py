@@ -26,6 +26,11 @@ def answer(pipe):
     return pipe.recv()
 
 
+def check_alive(process):
+    """A duty: do not wait for a process that has failed."""
+    assert process.exitcode in (None, 0), "the other process failed"
+
+
 def there_and_back(start, shape, messages, slots=2, clock=None, wall_origin_ns=None, faults=()):
     """Rank 0 sends all it can before it takes what comes back; rank 1 halves. Our end's times."""
     clock = clock or VirtualClock()
@@ -36,6 +41,7 @@ def there_and_back(start, shape, messages, slots=2, clock=None, wall_origin_ns=N
             wall_origin_ns=wall_origin_ns, faults=faults,
         )  # fmt: skip
         with Endpoint(exchange.address, 0, comm_ranks.CALM, faults=faults) as ends:
+            ends.waiting.duties.append(lambda: check_alive(process))
             out, back = ends.senders[0], ends.receivers[1]
             into = np.empty(shape, np.float32)
             times = []

@@ -4,7 +4,8 @@
     64 MiB    bytes per second, beside memcpy's: what is left of the memory's rate
 
 Contenders take turns within each round, memcpy among them, so that a disturbance meets all; what is
-compared is the median over the rounds of each round's ratio.
+compared is the median over the rounds of each round's ratio. Both processes
+keep to a core of their own, but for the pipe (see `echo.core_of_its_own`).
 
     shared memory   our lane: copied into the slot, copied out of it, summed twice on the way
     in place        the same, but the message is in the slot already: summed there, copied out
@@ -27,7 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from baremetal.bench.link.echo import LanePlayer, Turn, answer_turns, make_lanes, play_pipe
+from baremetal.bench.link.echo import (
+    LanePlayer,
+    Turn,
+    answer_turns,
+    core_of_its_own,
+    make_lanes,
+    play_pipe,
+)
 from baremetal.bench.machine import describe_machine
 from baremetal.comm.endpoint import Endpoint, Exchange
 from baremetal.errors import BaremetalError
@@ -154,7 +162,8 @@ def _peer_process(sizes: tuple[int, ...]) -> Iterator[Callable[[Turn], Iterator[
                     seconds = play_pipe(pipe, player.buffer, longer.round_trips)
                 else:
                     seconds = player.play(longer.round_trips, turn.contender == "in place")
-                return iter(list(seconds)[WARM_UP[turn.size] :])
+                with core_of_its_own(0, turn.contender):
+                    return iter(list(seconds)[WARM_UP[turn.size] :])
 
             yield play
             orders.send(None)

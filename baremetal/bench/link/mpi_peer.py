@@ -8,16 +8,25 @@ JSON.
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
+from baremetal.bench.link.echo import core_of_its_own
 from baremetal.comm.mpi import import_mpi
 
 
 def main() -> None:
     """Play all turns."""
     comm = import_mpi().COMM_WORLD
-    numbers = [int(number) for number in sys.argv[1:]]
+    with core_of_its_own(comm.rank):
+        times = play(comm, [int(number) for number in sys.argv[1:]])
+    if comm.rank == 0:
+        print(json.dumps(times))
+
+
+def play(comm: Any, numbers: list[int]) -> list[list[float]]:
+    """This rank's part; rank 0 gets the seconds of each round trip, by size."""
     times = []
     for size, count, warm_up in zip(*(numbers[i::3] for i in range(3)), strict=True):
         buffer = np.zeros(size, np.uint8)
@@ -33,8 +42,7 @@ def main() -> None:
                 comm.Recv(buffer, 0)
                 comm.Send(buffer, 0)
         times.append(seconds[warm_up:])
-    if comm.rank == 0:
-        print(json.dumps(times))
+    return times
 
 
 if __name__ == "__main__":
