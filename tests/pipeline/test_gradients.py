@@ -90,7 +90,7 @@ def check(make, schedule, costs, captured):
     assert_close(summed_gradients(stages), gradients(expected))
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(case=cases(), model=st.sampled_from([*MODELS]))
 def test_any_order_of_any_cut(case, model):
     schedule, layers, rng = case
@@ -119,7 +119,7 @@ def domain(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_every_schedule(name, data):
     """Drawn from all of its domain, with a model of uneven stages."""

@@ -30,11 +30,12 @@ def test_no_cut_has_a_smaller_largest_part(costs, data):
     assert max(sum(costs[part.start : part.stop]) for part in parts) == best
 
 
-def test_greedy_is_worse():
-    """Filling each part up to an even share leaves the rest to the last: why we do not."""
-    costs = [3, 3, 3, 1, 1, 1]
-    assert [part.stop for part in partition(costs, 3)] in ([1, 2, 6], [2, 3, 6])
-    assert largest(costs, [1, 2]) == 6 or largest(costs, [2, 3]) == 6
+def test_filling_up_to_an_even_share_would_be_worse():
+    """The simpler rule: each part takes blocks while it has no more than its share of 4."""
+    costs = [2, 2, 2, 3, 3]
+    assert largest(costs, [2, 3]) == 6
+    parts = partition(costs, 3)
+    assert [sum(costs[part.start : part.stop]) for part in parts] == [4, 5, 3]
 
 
 def test_even_blocks_are_divided_evenly():

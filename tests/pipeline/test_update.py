@@ -116,7 +116,7 @@ def test_training_has_the_same_bits_at_any_number_of_stages(model, optimizer, dt
     whole = Whole(make, optimizer)
     norms = train(whole, 0, 3)
     assert min(norms) > CLIP
-    for stages in (1, 2, 3, 4):
+    for stages in (1, 2, 4):
         run = Pipelined(make, one_f_one_b(stages, 4), optimizer, captured=stages == 2)
         assert train(run, 0, 3) == norms
         assert bits(run.weights()) == bits(whole.weights())
