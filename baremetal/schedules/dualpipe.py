@@ -107,9 +107,9 @@ def steady(order: RankOrder, outer: int, rounds: int) -> None:
 
 
 def refusal(p: int, m: int, v: int) -> str | None:
-    """Two halves of ranks, two halves of microbatches."""
-    if v != 1:
-        return "a microbatch visits one stage of a rank here; set chunks to 1"
+    """Two halves of ranks, two halves of microbatches; v = 2, the copy counted, is the same."""
+    if v > 2:
+        return "a rank has a stage and a copy of another here; leave chunks out, or set them to 1"
     if p % 2:
         return f"it needs an even number of ranks: {p + 1} would do"
     return at_least(m, 2 * p, "2p") or even(m)

@@ -317,7 +317,7 @@ def drawn_rows(schedule):
         ("dualpipe", (3, 8, None), "an even number of ranks: 4 would do"),
         ("dualpipe", (4, 9, None), "an even number of microbatches: 10 would do"),
         ("dualpipe", (4, 6, None), "at least 2p = 8 microbatches"),
-        ("dualpipe", (4, 8, 2), "set chunks to 1"),
+        ("dualpipe", (4, 8, 3), "a stage and a copy of another here; leave chunks out"),
         ("dualpipev", (3, 7, None), "an even number of microbatches: 8 would do"),
         ("dualpipev", (3, 4, None), "at least 2p = 6 microbatches"),
         ("gpipe", (0, 4, None), "0 ranks given, expected at least 1"),
@@ -343,6 +343,7 @@ def test_what_a_refusal_proposes_fits(name):
 
 def test_a_stage_belongs_to_one_rank_and_dualpipe_has_two_paths():
     schedule = make_schedule("dualpipe", 4, 8)
+    assert schedule == make_schedule("dualpipe", 4, 8, chunks=2)  # the copy counted
     assert schedule.paths == ((0, 1, 2, 3), (4, 5, 6, 7))
     assert schedule.rank_of == (0, 1, 2, 3, 3, 2, 1, 0)
     assert schedule.ranks[0][0] == Action(Kind.F, 0, 0)
