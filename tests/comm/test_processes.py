@@ -11,14 +11,13 @@ import pytest
 
 from baremetal.comm.clock import VirtualClock, WallClock
 from baremetal.comm.endpoint import Endpoint, Exchange
-from baremetal.comm.errors import AbortedError
+from baremetal.comm.errors import AbortedError, CommError
 from baremetal.comm.faults import MessageFault, Wrong
 from baremetal.comm.layout import Lane, make_layout
 from baremetal.comm.leftovers import records_folder, sweep_leftovers
+from baremetal.comm.shared_memory import SharedMemory
 
-PATIENCE_S = (
-    60  # until a process that does not answer fails the test; one that works never needs it
-)
+PATIENCE_S = 60  # until a process that does not answer fails the test; one that works needs none
 
 
 def answer(pipe):
@@ -145,15 +144,12 @@ def test_the_next_start_clears_what_a_killed_run_left(start):
     with Exchange(make_layout(2, [Lane(0, 1, 1, (10,))])):  # the next start
         assert sweep_leftovers() == []
         assert len(list(records_folder().glob("*.run"))) == 1
-    from conftest import still_there
-
-    assert not still_there(name)
+    with pytest.raises(CommError):
+        SharedMemory.attach(name, 1)
 
 
 @posix
 def test_a_damaged_record_removes_nothing_else():
-    from baremetal.comm.shared_memory import SharedMemory
-
     other = SharedMemory.create(f"somebody-{os.getpid()}", 10)
     try:
         record = records_folder() / "old.run"
