@@ -452,6 +452,16 @@ def _run_schedule(arguments: Sequence[str]) -> int:
     return 0
 
 
+# ---------------------------------------------------------------- scale
+
+
+def _run_scale(arguments: Sequence[str]) -> int:
+    from baremetal.train.scale import ScaleOptions, run_scale
+
+    run_scale(_parse(ScaleOptions, "scale", arguments))
+    return 0
+
+
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train a language model on text",
@@ -485,6 +495,11 @@ VERBS: dict[str, Verb] = {
         "draw, check, simulate, compare and export pipeline schedules",
         "baremetal schedule draw --schedule 1f1b --stages 4 --microbatches 8",
         _run_schedule,
+    ),
+    "scale": Verb(
+        "the scaled-down machine on which a small pipeline behaves like a full-size one",
+        "baremetal scale --full gpt-3 --stages 4 --schedule zb-v --out scaled",
+        _run_scale,
     ),
     "bench": Verb(
         "measure beside PyTorch and JAX: a step, all sizes, a launch, a run, few bits",

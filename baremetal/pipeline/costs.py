@@ -8,19 +8,21 @@ listening at the door through which all launches go.
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from baremetal.autograd import CPU
 from baremetal.kernels.cost import ZERO, Cost
+from baremetal.machine.chip import Chip
 from baremetal.nn import LanguageModel
 from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.partition import Part
 from baremetal.pipeline.passage import Passage
 from baremetal.pipeline.stage import Stage
 from baremetal.schedules import Kind
+from baremetal.schedules.times import Times
 
 Measure = Literal["parameters", "flops", "time"]
 UNITS: dict[Measure, str] = {"parameters": "parameters", "flops": "FLOP", "time": "s"}
@@ -76,6 +78,22 @@ def action_costs(stage: Stage, shape: tuple[int, int]) -> dict[Kind, Cost]:
     _rehearse(stage, shape, note, microbatches=2)
     found[Kind.B] = found[Kind.I] + found[Kind.W]
     return found
+
+
+def roofline_times(by_stage: Sequence[Mapping[Kind, Cost]], chip: Chip, precision: str) -> Times:
+    """What every kind of action of every stage takes on a chip: the roofline of its cost.
+
+    0 for a kind that a stage never performs.
+    """
+
+    def of(kind: Kind) -> tuple[int, ...]:
+        found = [costs.get(kind) for costs in by_stage]
+        return tuple(
+            0 if cost is None else chip.time_ps(int(cost.flops), int(cost.size_bytes), precision)
+            for cost in found
+        )
+
+    return Times(of(Kind.F), of(Kind.I), of(Kind.W), of(Kind.B))
 
 
 def _time_s(stage: Stage, shape: tuple[int, int]) -> float:

@@ -63,6 +63,7 @@ class Job:
         threads: of each rank's kernels.
         precision: in which the modelled chip computes.
         clip: largest norm of the gradient; 0 for none.
+        block_costs, balanced_in: of each block, and their unit: what the parts were cut by.
     """
 
     schedule: Schedule
@@ -87,6 +88,8 @@ class Job:
     threads: int = 1
     precision: str = "bf16"
     clip: float = 0.0
+    block_costs: Sequence[float] = ()
+    balanced_in: str = "FLOP"
 
     @property
     def ranks(self) -> int:

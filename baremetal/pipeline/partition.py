@@ -96,8 +96,12 @@ def parts_of_stages(schedule: Schedule, costs: Sequence[float]) -> list[Part]:
     return [found[stage] for stage in range(schedule.stages)]
 
 
-def balance(parts: Sequence[Part], costs: Sequence[float], unit: str) -> str:
+def balance(
+    parts: Sequence[Part], costs: Sequence[float], unit: str, rank_of: Sequence[int] = ()
+) -> str:
     """The parts as a table: what each holds, what it costs, and its share of an even one's.
+
+    With `rank_of`, the rank of each part stands beside it.
 
     The largest share is what the pipeline is slowed down by: 1.25 means that every other stage
     waits for a fifth of its time.
@@ -109,6 +113,9 @@ def balance(parts: Sequence[Part], costs: Sequence[float], unit: str) -> str:
         for n, (part, cost) in enumerate(zip(parts, each, strict=True))
     ]
     columns: list[Column | str] = ["stage", "holds", Column("cost", unit, format_count)]
+    if rank_of:
+        columns.insert(1, "rank")
+        rows = [row | {"rank": str(rank)} for row, rank in zip(rows, rank_of, strict=True)]
     columns.append(Column("share", "of an even share", ".3f"))
     return table(rows, columns)
 

@@ -11,7 +11,7 @@ their memory are gone afterwards (`supervisor.py`).
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -20,11 +20,13 @@ import numpy as np
 from baremetal import comm
 from baremetal.kernels.cost import Cost
 from baremetal.pipeline.board import Board
+from baremetal.pipeline.costs import roofline_times
 from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.executed import executed_timeline
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.lanes import step_seed
 from baremetal.pipeline.launcher import started_by_mpi
+from baremetal.pipeline.memory import StageMemory
 from baremetal.pipeline.runner import Batch
 from baremetal.pipeline.supervisor import Limits, Supervisor
 from baremetal.pipeline.words import describe_action
@@ -33,6 +35,8 @@ from baremetal.schedules import Kind
 from baremetal.schedules.simulate import Simulator
 from baremetal.schedules.timeline import Timeline
 from baremetal.schedules.times import Times, step_durations
+
+Watch = Callable[[Board], None]
 
 
 class PipelineStep(NamedTuple):
@@ -68,13 +72,14 @@ class Ranks(Protocol):
 class ProcessRanks(Supervisor):
     """The ranks as processes of this computer, with the memory that they share."""
 
-    def __init__(self, job: Job, limits: Limits | None = None) -> None:
+    def __init__(self, job: Job, limits: Limits | None, watch: Watch) -> None:
         self.exchange = comm.Exchange(job.layout)
         try:
             board = Board(self.exchange.board.memory, job.ranks)
             setups = [(job, self.exchange.address)] * job.ranks
             describe = partial(describe_action, job.schedule)
             super().__init__(run_worker, setups, board, describe, limits)
+            self.on_wait = lambda: watch(board)
         except BaseException:
             self.exchange.close()
             raise
@@ -87,13 +92,13 @@ class ProcessRanks(Supervisor):
             self.exchange.close()
 
 
-def make_ranks(job: Job, limits: Limits | None) -> Ranks:
+def make_ranks(job: Job, limits: Limits | None, watch: Watch) -> Ranks:
     """Start the ranks, or, where `mpiexec` has started them, lead them."""
     if started_by_mpi():
         from baremetal.pipeline.mpi_ranks import MpiRanks
 
         return MpiRanks(job)
-    return ProcessRanks(job, limits)
+    return ProcessRanks(job, limits, watch)
 
 
 class PipelineRun:
@@ -102,20 +107,24 @@ class PipelineRun:
     Args:
         job: what they do.
         limits: patience.
+        watch: called with the board every now and then while the ranks are waited for.
 
     Attributes:
         ranks: the processes.
         times: what each kind of action of each stage is charged; None if that is measured.
         costs: by stage and kind, FLOP and bytes.
+        memory: by stage, what it holds.
 
     Raises:
         RankError: a rank could not start or prepare.
         CommError: there is no room for their memory.
     """
 
-    def __init__(self, job: Job, limits: Limits | None = None) -> None:
+    def __init__(
+        self, job: Job, limits: Limits | None = None, watch: Watch = lambda board: None
+    ) -> None:
         self.job = job
-        self.ranks = make_ranks(job, limits)
+        self.ranks = make_ranks(job, limits, watch)
         try:
             self._prepare()
         except BaseException:
@@ -143,6 +152,9 @@ class PipelineRun:
             durations = step_durations(flat, self.times, self.job.stragglers)
             table = [part.tolist() for part in np.split(durations, flat.first_step[1:-1])]
         self.ranks.call("charge", table)
+        self.memory: dict[int, StageMemory] = {}
+        for held in self.ranks.call("memory"):
+            self.memory |= held
         self._simulator = Simulator(
             self.job.wiring,
             link=self.job.link,
@@ -162,7 +174,8 @@ class PipelineRun:
             return job.times
         if job.chip is None:
             raise PipelineError("a roofline needs a chip: give one (--chip)")
-        return roofline_times(job, self.costs)
+        by_stage = [self.costs[stage] for stage in range(job.schedule.stages)]
+        return roofline_times(by_stage, job.chip, job.precision)
 
     # ------------------------------------------------------------ steps
 
@@ -216,21 +229,3 @@ class PipelineRun:
     ) -> None:
         """Give every rank its part of a whole model's weights and optimiser state."""
         self.ranks.call("load", dict(weights), None if optimizer is None else dict(optimizer))
-
-
-def roofline_times(job: Job, costs: Mapping[int, Mapping[Kind, Cost]]) -> Times:
-    """What every kind of action takes on the job's chip: the roofline of its launches' costs."""
-    chip = job.chip
-    assert chip is not None
-
-    def of(kind: Kind) -> tuple[int, ...]:
-        found = []
-        for stage in range(job.schedule.stages):
-            cost = costs[stage].get(kind)
-            time_ps = 0
-            if cost is not None:
-                time_ps = chip.time_ps(int(cost.flops), int(cost.size_bytes), job.precision)
-            found.append(time_ps)
-        return tuple(found)
-
-    return Times(of(Kind.F), of(Kind.I), of(Kind.W), of(Kind.B))

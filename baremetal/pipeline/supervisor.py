@@ -74,6 +74,9 @@ class Supervisor:
         describe: (rank, step, action) in words, for messages.
         limits: patience.
 
+    Attributes:
+        on_wait: called every now and then while answers are waited for.
+
     Raises:
         RankError: a rank did not start.
     """
@@ -92,6 +95,7 @@ class Supervisor:
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         self._is_over = False
+        self.on_wait: Callable[[], None] = lambda: None
         context = multiprocessing.get_context("spawn")
         try:
             for rank, setup in enumerate(setups):
@@ -163,6 +167,7 @@ class Supervisor:
                 if reply.is_error:
                     self._fail_by(rank, reply)
                 results[rank] = reply.result
+            self.on_wait()
             stuck = patience.exhausted_by(set(asked) - set(results))
             if stuck is not None:
                 self._fail(stuck, self._hang(stuck))

@@ -22,6 +22,7 @@ from baremetal.pipeline.build import build_runners, build_stages
 from baremetal.pipeline.executor import Executor, RankRecord
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.lanes import step_seed
+from baremetal.pipeline.memory import StageMemory, stage_memory
 from baremetal.pipeline.rank_exchange import RankExchange
 from baremetal.pipeline.runner import Batch, StageRunner
 from baremetal.pipeline.stage import Stage
@@ -75,9 +76,18 @@ class Worker:
         Returns:
             By stage, what each kind of action costs.
         """
-        from baremetal.kernels.native.pool import POOL
+        from baremetal.kernels.native.compiler import COMPILING
+
+        def on_kernel(_: str) -> None:  # counted on the board: whoever waits for us can see it
+            self.board.say(self.rank, State.PREPARING, 0)
 
         self.board.say(self.rank, State.PREPARING, 0)
+        with COMPILING.listen(on_kernel):
+            return self._prepare()
+
+    def _prepare(self) -> dict[int, Mapping[Kind, Cost]]:
+        from baremetal.kernels.native.pool import POOL
+
         job, endpoint = self.job, self._endpoint
         POOL.set_threads(job.threads)
         self._stages = build_stages(job.builder.model, job.parts, job.stages_of(self.rank))
@@ -100,6 +110,14 @@ class Worker:
         )  # fmt: skip
         self.board.say(self.rank, State.IDLE, 0)
         return {number: runner.costs for number, runner in self._runners.items()}
+
+    def memory(self) -> dict[int, StageMemory]:
+        """By stage, the bytes that it holds."""
+        optimizers = self._update.optimizers
+        return {
+            number: stage_memory(stage, self._runners[number], optimizers.get(number))
+            for number, stage in self._stages.items()
+        }
 
     def charge(self, durations_ps: Sequence[Sequence[int]] | None) -> None:
         """From now on each rank's steps are charged these, in ps; None: what is measured."""

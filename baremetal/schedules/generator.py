@@ -31,7 +31,7 @@ from typing import NamedTuple
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.schedule import Schedule
 
-Time = float  # or int, or Fraction: closed forms only add, subtract, multiply and compare
+Time = float | Fraction  # closed forms only add, subtract, multiply and compare
 
 
 class Share(NamedTuple):

@@ -70,16 +70,17 @@ def train(
     with (
         contextlib.closing(trainer),
         stop_on_signals() as stop,
-        Console(trainer, run, quiet) as console,
+        console_for(config)(trainer, run, quiet) as console,
     ):
         _introduce(console, trainer, run)
+        console.introduce()
         console.measure_peak()
         trainer.fit(
             on_step=console.on_step,
             on_evaluation=console.on_evaluation,
             should_stop=lambda: bool(stop),
         )
-    figures = _figures(trainer, run, console)
+    figures = _figures(trainer, run, console) | console.conclude()
     if stop.reason and trainer.step < trainer.config.steps:
         console.say(
             f"stopped by {stop.reason} after step {trainer.step}; "
@@ -110,6 +111,15 @@ def follow(config: TrainConfig, resume: str, start_from: Weights | None) -> None
     else:
         model = weights.build_model(seed=config.seed, dropout=config.dropout)
     MpiRanks(make_job(config, model)).serve()
+
+
+def console_for(config: TrainConfig) -> type[Console]:
+    """Who shows it."""
+    if not config.stages:
+        return Console
+    from baremetal.train.pipeline_console import PipelineConsole
+
+    return PipelineConsole
 
 
 def _use_threads(threads: int) -> None:

@@ -45,6 +45,7 @@ class Console:
         self._smooth_loss: float | None = None
         self._smooth_time_s: float | None = None
         self._kernels = 0
+        self._doing = ""
         self._bar: Any = None
 
     def __enter__(self) -> "Console":
@@ -68,7 +69,20 @@ class Console:
         """The first step waits for its kernels: say so, and for which."""
         self._kernels += 1
         kernel = name.removesuffix("_body")
-        self._bar.set_description_str(f"compiling kernels ({self._kernels}: {kernel})")
+        self.show(f"compiling kernels ({self._kernels}: {kernel})")
+
+    def show(self, doing: str) -> None:
+        """Write what is being done in front of the bar; nothing when it is done."""
+        if doing != self._doing:
+            self._doing = doing
+            self._bar.set_description_str(doing)
+
+    def introduce(self) -> None:
+        """Say what is special about this kind of run, before it begins: nothing here."""
+
+    def conclude(self) -> dict[str, Any]:
+        """Say what came of that, and return its figures: none here."""
+        return {}
 
     def measure_peak(self) -> None:
         """Measure this machine's matrix-product rate: what the bar's percentage is of."""
@@ -99,7 +113,7 @@ class Console:
             )
         if self._kernels:
             self._kernels = 0
-            self._bar.set_description_str("")
+            self.show("")
         self._bar.update(1)
         self._bar.set_postfix_str(self._postfix(report), refresh=False)
         if report.step % LOG_EVERY == 0 and not self.trainer.evaluates_at(report.step):
@@ -120,6 +134,8 @@ class Console:
         """Print and log an evaluation, and draw the curve again."""
         self.last_val_loss = val_loss
         self.training_time_s += time_s
+        self._kernels = 0
+        self.show("")
         train_loss = self._log(report, val_loss)
         bits = self.trainer.data.bits_per_byte(val_loss)
         self.say(

@@ -18,10 +18,10 @@ from baremetal.machine.units import DURATION
 from baremetal.nn import LanguageModel
 from baremetal.optim import Optimizer
 from baremetal.pipeline.copies import holders
-from baremetal.pipeline.costs import block_costs
+from baremetal.pipeline.costs import UNITS, block_costs
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.partition import parts_of_stages
-from baremetal.pipeline.run import PipelineRun, PipelineStep
+from baremetal.pipeline.run import PipelineRun, PipelineStep, Watch
 from baremetal.pipeline.runner import cut_batch
 from baremetal.pipeline.supervisor import Limits
 from baremetal.schedules import SCHEDULES, Schedule, ScheduleError
@@ -84,6 +84,8 @@ def make_job(config: TrainConfig, model: LanguageModel) -> Job:
         threads=config.threads or 1,
         precision=config.modelled_precision,
         clip=config.clip,
+        block_costs=costs,
+        balanced_in=UNITS[config.balance],
     )
 
 
@@ -112,13 +114,16 @@ def _rehearsed(config: TrainConfig, model: LanguageModel) -> LanguageModel:
 
 
 def _unit_times(config: TrainConfig, schedule: Schedule) -> Times:
-    texts = config.unit_times.split(",")
-    if len(texts) != 3:
+    """Times of F, I and W: each one for all stages, or one for every stage with slashes between."""
+    kinds = [text.split("/") for text in config.unit_times.split(",")]
+    if len(kinds) != 3 or any(len(texts) not in (1, schedule.stages) for texts in kinds):
         raise BaremetalError(
-            f"--unit-times '{config.unit_times}': expected three times, of F, I and W, such as "
-            "'1 ms, 1 ms, 1 ms'"
+            f"--unit-times '{config.unit_times:.80}': expected three times, of F, I and W, such as "
+            f"'1 ms, 1 ms, 1 ms'; each may be {schedule.stages} times, one for every stage, with "
+            "slashes between"
         )
-    return Times.uniform(schedule.stages, *(DURATION.parse(text.strip()) for text in texts))
+    each = [tuple(DURATION.parse(text.strip()) for text in texts) for texts in kinds]
+    return Times(*(times * (schedule.stages // len(times)) for times in each))
 
 
 def _stragglers(config: TrainConfig, ranks: int) -> dict[int, float]:
@@ -151,6 +156,7 @@ class PipelineTrainer(Trainer):
     Attributes:
         job: what the ranks do.
         last: what the last step came to, with its timeline.
+        watch: see `PipelineRun`.
     """
 
     def __init__(
@@ -165,6 +171,7 @@ class PipelineTrainer(Trainer):
         self.captured = None  # the stages have plans of their own
         self.job = make_job(config, self.model)
         self.last: PipelineStep | None = None
+        self.watch: Watch = lambda board: None
         self._ranks: PipelineRun | None = None
         self._is_initial = model is None  # the ranks draw the same weights from the seed
         self._is_gathered = True  # what is here is what the ranks have
@@ -174,7 +181,7 @@ class PipelineTrainer(Trainer):
         """The processes; started when they are first needed."""
         if self._ranks is None:
             limits = Limits(hang_s=self.config.hang_limit)
-            self._ranks = PipelineRun(self.job, limits)
+            self._ranks = PipelineRun(self.job, limits, self.watch)
             if not self._is_initial:
                 self._ranks.load(self.model.state_dict(), self.optimizer.state_dict())
         return self._ranks
