@@ -1,4 +1,4 @@
-"""What the lessons share: six small functions, and nothing of the library itself.
+"""What the lessons share: seven small functions, and nothing of the library itself.
 
     from lesson import check, finish, quote, show     # tutorials/lesson.py, beside the lesson
 
@@ -7,6 +7,7 @@
     time_s(lambda: a @ b)                     how long one call takes, in seconds
     quote(ops.multiply)                       the library's own source, read from the package
     show(figure, "What to see in it.")        a picture with its caption
+    with starting(): process.start()          start processes that do not run the lesson anew
     finish()                                  the last line: how long the lesson took
 
 A lesson runs as a script and as a notebook. Each function does what is right for the one it finds
@@ -22,7 +23,8 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,32 @@ def show(figure: Any, caption: str) -> None:
 def _picture_folder() -> Path:
     """One new folder for each run, so that no run shows another's pictures."""
     return Path(tempfile.mkdtemp(prefix=f"{Path(sys.argv[0]).stem or 'lesson'}_"))
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Start processes inside this, and they will not run the lesson from its first line.
+
+    A spawned process begins with nothing. To know the functions that it is to run, it imports the
+    script of the process that started it, as a module. A lesson is a script without a
+    ``if __name__ == "__main__"``: all of it would run again in every process, and start processes
+    of its own. So what the processes of a lesson run is in the package, never in the lesson, and
+    while they are being started nothing says that there is a script. (A notebook has none.)
+    """
+    main = vars(sys.modules["__main__"])
+    hidden = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
+
+
+# --- the end -------------------------------------------------------------------------------------
 
 
 def finish() -> None:
