@@ -85,7 +85,7 @@ show(
         lines,
         "One message",
         x_label="size in B",
-        y_label="s",
+        y_label="time in s",
         log_x=True,
         log_y=True,
     ),
@@ -314,7 +314,7 @@ for what, seconds in (("copy", copy_s), ("copy, then sum", two_s), ("copy and su
 
 # %% [markdown]
 # Typically the sum in the same pass is nearly free, for the processor waits for memory anyway, and
-# the second pass adds a third or more.
+# a second pass makes it half as long again, or more.
 #
 # ### The library's
 #
@@ -506,26 +506,25 @@ print(f"{found_ps / best_ps:.1f} times as long as with slots enough")
 # %% [markdown]
 # ## Look
 #
-# Four messages of 256 KiB, through three slots. Each has its occupancy, then its latency; the
-# fourth has to wait for a slot.
+# Five messages of 128 KiB, through two slots. Each has its occupancy, then its latency; from the
+# third on they have to wait for a slot.
 
 # %%
 trace, queue = Trace(), LinkQueue(nic, 0, 1)
-for name in ("the link sends", "message 0", "message 1", "message 2", "message 3"):
-    trace.add_track(name)
 arrivals_ps = []
-for k in range(4):
-    sent = queue.carry(2**18, ready_ps=arrivals_ps[0] if k == 3 else 0)
+for k in range(5):
+    sent = queue.carry(2**17, ready_ps=arrivals_ps[k - 2] if k >= 2 else 0)
     arrivals_ps.append(sent.arrival_ps)
     busy_ps = sent.free_ps - sent.depart_ps
     trace.add_span("the link sends", str(k), sent.depart_ps, busy_ps, "occupancy")
     trace.add_span(f"message {k}", "occupancy", sent.depart_ps, busy_ps, "occupancy")
     trace.add_span(f"message {k}", "latency", sent.free_ps, nic.latency_ps, "latency")
-assert arrivals_ps == stream(nic, 2**18, slots=3, count=4)
+assert arrivals_ps == stream(nic, 2**17, slots=2, count=5)
 show(
-    timeline_figure(trace, "Four messages, three slots", categories=["occupancy", "latency"]),
-    "In the first row what the sender's end does: three messages close up, then a gap, because the "
-    "ring is full until message 0 has been taken at the other end.",
+    timeline_figure(trace, "Five messages, two slots", categories=["occupancy", "latency"]),
+    "In the first row what the sender's end does: two messages close up, then a gap, because the "
+    "ring is full until message 0 has been taken at the other end. A third slot would fill nearly "
+    "all of the gap, a fourth the rest.",
 )
 
 # %% [markdown]
@@ -583,7 +582,7 @@ show(
         ],
         "One way, from process to process",
         x_label="size in B",
-        y_label="s",
+        y_label="time in s",
         log_x=True,
         log_y=True,
     ),
