@@ -398,8 +398,8 @@ print(f"{format_bytes(two)} for 2, {format_bytes(four)} for 4, {format_bytes(eig
 timeline = simulate(gpipe(4, 8), Times.uniform(4, MS, MS, MS))
 show(
     schedule_figure(timeline, "GPipe: 4 ranks, 8 microbatches", unit=UNITS),
-    "All forwards (blue), then all backwards (orange). The white triangles at both ends of every "
-    "rank, and the one in the middle, are the bubble: 9 of 33 units for each.",
+    "All forwards (blue), then all backwards (orange). What is white is the bubble, in other "
+    "places on every rank, but on each 9 of 33 units.",
 )
 lines = []
 for rank in (0, 3):
@@ -437,7 +437,7 @@ style.caption(axes, "The bubble", "microbatches", "share of the whole time")
 show(
     figure,
     "Twice as many ranks need twice as many microbatches for the same bubble: what counts is "
-    "m / p. With four microbatches for each rank about a fifth is lost.",
+    "m / p. With four microbatches for each rank a tenth to a fifth is lost.",
 )
 
 # %% [markdown]
