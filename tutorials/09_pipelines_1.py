@@ -84,7 +84,7 @@ show(
 #
 # An *action* is a kind of work, for one microbatch, on one stage. A *schedule* is nothing but the
 # order in which each rank does its actions. It says no times: these follow. An action begins when
-# its rank is free and what it needs has been done; and it needs
+# its rank is free and what it needs has been done. And this is what it needs:
 
 
 # %%
@@ -522,9 +522,9 @@ np.testing.assert_allclose(moved(adamw, 8.0), moved(adamw, 1.0), rtol=1e-4)
 # | stages | four, in one process | 16 for Llama 3's largest, of 8 GPUs each |
 # | a stage's time | a number, the same for all | measured; first and last have embedding and head |
 # | balance | equal blocks | fewer blocks on the first and last stage, or uneven cuts |
-# | sending | the next action waits for it | at the same time as the next action computes |
+# | sending | beside the next action, which it does not slow down | beside it, and slows it a little |
 # | microbatches per rank | as many as you like | few: large clusters run out of batch |
-# | memory at the peak | all microbatches | nobody uses GPipe's order: lesson 10 |
+# | memory at the peak | all microbatches | hardly anybody uses GPipe's order: lesson 10 |
 # | besides | nothing | tensor, data, context and expert parallelism |
 #
 # ## Sources

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 10. Pipelines II: 1F1B, interleaving, memory, and what a link's latency costs
 #
-# GPipe keeps the whole batch in memory. 1F1B does not, and takes exactly as long: nearly everybody
-# trains with it. But only exactly as long if messages take no time. Here you find out what a link's
-# latency really costs, which no paper that we know of prints; and then you run the schedule with
-# real processes, whose clock stops at the picosecond that you predicted.
+# GPipe keeps the whole batch in memory. 1F1B does not, and takes exactly as long, so most pipelines
+# run it. But exactly as long only if messages take no time. Here you find out what a link's latency
+# really costs, which no paper that we know of prints; and then you run the schedule with real
+# processes, whose clock stops at the picosecond that you predicted.
 
 # %%
 # introduces: baremetal.schedules.one_f_one_b, baremetal.schedules.interleaved
@@ -39,7 +39,7 @@ MS = 10**9  # ps
 #
 # - Build 1F1B and interleaved 1F1B, and say what each rank must hold in memory.
 # - Say what latency adds to a step of GPipe, 1F1B and interleaved 1F1B, in picoseconds; and why the
-#   schedule that everybody uses is the one that pays most often.
+#   schedule that most pipelines run pays it with every group of microbatches.
 # - Run a schedule with real processes over a modelled network, and find every time as predicted.
 
 # %% [markdown]
@@ -75,8 +75,8 @@ for c in (0, MS // 2):
 show(
     comparison_figure(timelines, unit=UNITS),
     "GPipe and 1F1B; above without latency, below with half a forward per hop. Without it, both "
-    "end together, and 1F1B holds four microbatches instead of eight. With it, 1F1B is torn into "
-    "groups of p, with a gap after each.",
+    "end together, and 1F1B holds four microbatches instead of eight. With it, GPipe's "
+    "ramps become a little flatter, and gaps open all through 1F1B.",
 )
 for timeline in timelines:
     print(f"{timeline.schedule.name:<6} {timeline.makespan_ps / MS:.1f} ms")
@@ -208,8 +208,8 @@ for m in (4, 8, 12, 16):
 #
 # $$ T = (m + p - 1)(F + B) + 2 (p - 1)\, c $$
 #
-# We have not found the first one in print; so do not believe it. Here it is over a grid of sizes,
-# times and latencies, from none to one that is ten times as long as the work:
+# We have not found the first one in print; so do not take it on trust. Here it is over a grid of
+# sizes, times and latencies, from none to one that is ten times as long as the work:
 
 # %%
 
@@ -233,7 +233,7 @@ print(f"{cases} cases, all exact")
 
 # %%
 times = Times.uniform(4, 10, 10, 10)
-counts = list(range(1, 21))
+counts = list(range(1, 17))
 slopes = [
     makespan_ps(one_f_one_b(4, m), times, 1) - makespan_ps(one_f_one_b(4, m), times, 0)
     for m in counts
@@ -444,12 +444,14 @@ x, y = [], []
 for kind, stage, k in path:
     stop = end[kind, stage, k]
     x += [stop - {"F": 2, "B": 4}[kind], stop]
-    y += [stage + 0.5, stage + 0.5]
+    y += [stage + 0.8, stage + 0.8]
 figure.axes[0].plot(x, y, color=style.BLACK, linewidth=2.5, zorder=5)
 show(
     figure,
-    f"The critical path, in black, with {hops(path)} hops: down and up again for each group of "
-    "four. Whatever does not lie on it could be a little slower, and nobody would notice.",
+    f"The critical path, in black, with {hops(path)} hops. Down to the last rank and up again for "
+    "each group of four makes twelve. The other four are a detour, from rank 3 to rank 1 and back: "
+    "the 2 (p - 2) of the formula. What does not lie on the path could be a little slower, and "
+    "nobody would notice.",
 )
 
 # %% [markdown]

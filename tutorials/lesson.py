@@ -25,6 +25,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def check(
     Args:
         what: what the number is.
         predicted, found: the two numbers.
-        within: how far apart they may be, as a fraction of the prediction; 0 for equal.
+        within: how far apart they may be, as a fraction of the prediction; 0 for equal (whole
+            numbers to the last digit, others to the ninth).
         factor: or how far apart as a ratio, either way, where only the order of magnitude can be
             foretold; takes the place of `within` if above 1.
         miss: what it means if the prediction does not hold.
@@ -68,6 +70,8 @@ def check(
     if factor > 1.0:
         held = bool(predicted > 0 and found > 0 and 1 / factor <= found / predicted <= factor)
         allowed = f"within a factor of {factor:g}"
+    elif not within and isinstance(predicted, Integral) and isinstance(found, Integral):
+        held, allowed = predicted == found, "equal"  # bytes, counts, picoseconds: to the last one
     else:
         # A hair of room, because 0.1 + 0.2 is not 0.3: equal means equal to nine digits.
         held = abs(found - predicted) <= max(within, 1e-9) * abs(predicted)
