@@ -522,7 +522,7 @@ np.testing.assert_allclose(moved(adamw, 8.0), moved(adamw, 1.0), rtol=1e-4)
 # | stages | four, in one process | 16 for Llama 3's largest, of 8 GPUs each |
 # | a stage's time | a number, the same for all | measured; first and last have embedding and head |
 # | balance | equal blocks | fewer blocks on the first and last stage, or uneven cuts |
-# | sending | beside the next action, which it does not slow down | beside it, and slows it a little |
+# | sending | beside the next action, at no cost | beside it, at a little cost |
 # | microbatches per rank | as many as you like | few: large clusters run out of batch |
 # | memory at the peak | all microbatches | hardly anybody uses GPipe's order: lesson 10 |
 # | besides | nothing | tensor, data, context and expert parallelism |
