@@ -1,4 +1,4 @@
-"""What the lessons share: six small functions, and nothing of the library itself.
+"""What the lessons share: seven small functions, and nothing of the library itself.
 
     from lesson import check, finish, quote, show     # tutorials/lesson.py, beside the lesson
 
@@ -7,6 +7,7 @@
     time_s(lambda: a @ b)                     how long one call takes, in seconds
     quote(ops.multiply)                       the library's own source, read from the package
     show(figure, "What to see in it.")        a picture with its caption
+    with starting(): process.start()          start processes that do not run the lesson anew
     finish()                                  the last line: how long the lesson took
 
 A lesson runs as a script and as a notebook. Each function does what is right for the one it finds
@@ -22,7 +23,9 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +56,8 @@ def check(
     Args:
         what: what the number is.
         predicted, found: the two numbers.
-        within: how far apart they may be, as a fraction of the prediction; 0 for equal.
+        within: how far apart they may be, as a fraction of the prediction; 0 for equal (whole
+            numbers to the last digit, others to the ninth).
         factor: or how far apart as a ratio, either way, where only the order of magnitude can be
             foretold; takes the place of `within` if above 1.
         miss: what it means if the prediction does not hold.
@@ -66,6 +70,8 @@ def check(
     if factor > 1.0:
         held = bool(predicted > 0 and found > 0 and 1 / factor <= found / predicted <= factor)
         allowed = f"within a factor of {factor:g}"
+    elif not within and isinstance(predicted, Integral) and isinstance(found, Integral):
+        held, allowed = predicted == found, "equal"  # bytes, counts, picoseconds: to the last one
     else:
         # A hair of room, because 0.1 + 0.2 is not 0.3: equal means equal to nine digits.
         held = abs(found - predicted) <= max(within, 1e-9) * abs(predicted)
@@ -194,6 +200,32 @@ def show(figure: Any, caption: str) -> None:
 def _picture_folder() -> Path:
     """One new folder for each run, so that no run shows another's pictures."""
     return Path(tempfile.mkdtemp(prefix=f"{Path(sys.argv[0]).stem or 'lesson'}_"))
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Start processes inside this, and they will not run the lesson from its first line.
+
+    A spawned process begins with nothing. To know the functions that it is to run, it imports the
+    script of the process that started it, as a module. A lesson is a script without a
+    ``if __name__ == "__main__"``: all of it would run again in every process, and start processes
+    of its own. So what the processes of a lesson run is in the package, never in the lesson, and
+    while they are being started nothing says that there is a script. (A notebook has none.)
+    """
+    main = vars(sys.modules["__main__"])
+    hidden = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
+
+
+# --- the end -------------------------------------------------------------------------------------
 
 
 def finish() -> None:
