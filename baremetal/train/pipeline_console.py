@@ -197,7 +197,7 @@ def preparing_text(board: Board, ranks: int) -> str:
     if not preparing:
         return ""
     # A preparing rank counts one for beginning, and one for each kernel.
-    kernels = max(each.count - 1 for each in states)
+    kernels = max(each.begun - 1 for each in states)
     ready = ranks - preparing
     return f"preparing {ranks} ranks: {kernels} kernels compiled or loaded ({ready} ready)"
 
