@@ -593,8 +593,10 @@ show(
 
 # %% [markdown]
 # The measured one depends on your machine, and on what else it does; with more processes at work
-# than cores, a message waits until the receiver has a core. The modelled one is a number. That is
-# why the lessons on pipelines count in modelled time, and why their predictions can be exact.
+# than cores, a message waits until the receiver has a core. (Then the pipe may win for a small one:
+# the system wakes its reader, while ours looks, gives way, and looks again.) The modelled one is a
+# number. That is why the lessons on pipelines count in modelled time, and why their predictions can
+# be exact.
 #
 # **Checkpoint 5: Hockney's law, measured.** From the shortest and the longest message you can find
 # this machine's own latency and bandwidth. How long should the one of 4 MiB take?
