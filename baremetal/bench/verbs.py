@@ -246,6 +246,36 @@ def _run_pipeline(given: PipelineOptions) -> None:
     print(_json(result) if given.json else pipeline_text(result))
 
 
+# ---------------------------------------------------------------- soak
+
+
+@dataclass(frozen=True)
+class SoakOptions:
+    """Let messages and processes of tiny pipelines fail, by seed: all must be survived or named.
+
+    Some seconds for each run, of about seven faults.
+    """
+
+    faults: int = 500
+    """How many are to happen, at least."""
+    seed: int = 0
+    """Of the first run; the next ones count on. A run is repeated by its seed and --faults 1."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def _run_soak(given: SoakOptions) -> None:
+    from baremetal.bench.contender import check_at_least_one
+    from baremetal.bench.soak.report import refuse_what_was_wrong, soak_text
+    from baremetal.bench.soak.soak import soak
+
+    check_at_least_one(faults=given.faults)
+    with status() as say:
+        result = soak(given.faults, given.seed, progress=say)
+    print(_json(result.figures()) if given.json else soak_text(result))
+    refuse_what_was_wrong(result)
+
+
 # ---------------------------------------------------------------- all of them
 
 
@@ -282,6 +312,12 @@ BENCHMARKS = {
         "baremetal bench pipeline --model small --rounds 3",
         PipelineOptions,
         _run_pipeline,
+    ),
+    "soak": Benchmark(
+        "hundreds of faults in pipelines: survived or named, nothing left",
+        "baremetal bench soak --faults 50 --seed 7",
+        SoakOptions,
+        _run_soak,
     ),
     "train": Benchmark(
         "the default run to its end", "baremetal bench train --steps 500", TrainOptions, _run_train

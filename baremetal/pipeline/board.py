@@ -8,17 +8,21 @@ memory that outlives it. So each rank writes down what it begins, one line for e
       1    waiting       17        3    4502      for a message
       2    preparing      0       -1       3      compiling: may take long
 
-The supervisor reads it when somebody has died, and to tell a hang from hard work. The board of the
+The supervisor reads it when somebody has died, and to tell a hang from hard work: the count goes up
+with each action, and within one with each of its launches, from compiled code too. The board of the
 room below has signs of life and the message a rank waits for; this one adds what it is doing.
 """
 
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
+
 from baremetal import comm
 
 NO_ACTION = -1
 STATE, STEP, ACTION, COUNT = range(4, 8)  # words of a rank's line that `comm` leaves free
+COMPILING = 1 << 8  # added to the state while a kernel is compiled
 
 
 class State(IntEnum):
@@ -38,9 +42,10 @@ class Status(NamedTuple):
         state: what it does.
         step: of the training, from 0.
         action: number of the schedule's step on this rank, or NO_ACTION.
-        begun: how many things it has begun so far.
+        begun: how many things it has begun so far, launches of kernels included.
         waits_for: the message or the free slot that it waits for, or None.
         beats: signs of life; they go on while it waits.
+        is_compiling: a kernel, whatever else it does.
     """
 
     state: State
@@ -49,6 +54,7 @@ class Status(NamedTuple):
     begun: int
     waits_for: comm.WaitingFor | None
     beats: int
+    is_compiling: bool = False
 
 
 class Board(comm.Board):
@@ -61,9 +67,24 @@ class Board(comm.Board):
         self._words[line + STATE] = state
         self._words[line + COUNT] += 1
 
+    def compiling(self, rank: int, begins: bool) -> None:
+        """This rank begins to compile in the midst of what it does, or has ended."""
+        line = self._line(rank)
+        state = self._words[line + STATE] % COMPILING
+        self._words[line + STATE] = state + COMPILING * begins
+        self._words[line + COUNT] += 1
+
+    def count_of(self, rank: int) -> np.ndarray:
+        """The word, (1,) int64, in which the rank counts what it begins."""
+        start = 8 * (self._line(rank) + COUNT)
+        return self._memory[start : start + 8].view(np.int64)
+
     def status(self, rank: int) -> Status:
         """What a rank said last."""
         line = self._line(rank)
         state, step, action, count = self._words[line + STATE : line + COUNT + 1].tolist()
+        is_compiling, state = divmod(state, COMPILING)
         beats = self.beats()[rank]
-        return Status(State(state), step, action, count, self.waiting(rank), beats)
+        return Status(
+            State(state), step, action, count, self.waiting(rank), beats, bool(is_compiling)
+        )

@@ -18,6 +18,7 @@ from baremetal.machine.link import Link
 from baremetal.nn import LanguageModel
 from baremetal.optim import Optimizer
 from baremetal.pipeline.copies import Holders
+from baremetal.pipeline.faults import Fault
 from baremetal.pipeline.lanes import lane_slots, schedule_lanes
 from baremetal.pipeline.partition import Part
 from baremetal.pipeline.rank_exchange import PlannedSum, exchange_lanes, planned_sums
@@ -64,6 +65,8 @@ class Job:
         precision: in which the modelled chip computes.
         clip: largest norm of the gradient; 0 for none.
         block_costs, balanced_in: of each block, and their unit: what the parts were cut by.
+        faults: what goes wrong on purpose.
+        first_step: of the training, with which the processes begin.
     """
 
     schedule: Schedule
@@ -90,6 +93,8 @@ class Job:
     clip: float = 0.0
     block_costs: Sequence[float] = ()
     balanced_in: str = "FLOP"
+    faults: Sequence[Fault] = ()
+    first_step: int = 0
 
     @property
     def ranks(self) -> int:

@@ -23,13 +23,14 @@ from baremetal.pipeline.board import Board
 from baremetal.pipeline.costs import roofline_times
 from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.executed import executed_timeline
+from baremetal.pipeline.faults import charge_faults
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.lanes import step_seed
 from baremetal.pipeline.launcher import started_by_mpi
 from baremetal.pipeline.memory import StageMemory
 from baremetal.pipeline.runner import Batch
 from baremetal.pipeline.supervisor import Limits, Supervisor
-from baremetal.pipeline.words import describe_action
+from baremetal.pipeline.words import describe_action, rank_name
 from baremetal.pipeline.worker import StepResult, run_worker
 from baremetal.schedules import Kind
 from baremetal.schedules.simulate import Simulator
@@ -78,7 +79,8 @@ class ProcessRanks(Supervisor):
             board = Board(self.exchange.board.memory, job.ranks)
             setups = [(job, self.exchange.address)] * job.ranks
             describe = partial(describe_action, job.schedule)
-            super().__init__(run_worker, setups, board, describe, limits)
+            names = [rank_name(job.schedule, rank) for rank in range(job.ranks)]
+            super().__init__(run_worker, setups, board, describe, limits, names=names)
             self.on_wait = lambda: watch(board)
         except BaseException:
             self.exchange.close()
@@ -209,6 +211,10 @@ class PipelineRun:
             host_overhead_ps=self.job.host_overhead_ps,
             seed=step_seed(self.job.seed, step.number),
         )
+        if self.job.link is not None:
+            charge_faults(
+                simulator, self.job.faults, step.number, self.job.link, self.job.message_bytes
+            )
         if self.times is None:
             return simulator.play(step.executed.duration_ps)
         return simulator.play(self.times, self.job.stragglers)

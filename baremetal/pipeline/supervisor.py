@@ -7,7 +7,8 @@ started them watches:
     it raises     the rank says so on its control pipe, with what it was doing
     it dies       its process ends without a word; what it was doing stands on the board
     it hangs      the board's progress stands still for longer than a limit, while it computes or
-                  waits (who is compiling is exempt: that may take long)
+                  waits (who is compiling is exempt: that may take long; and a long native call is
+                  none, for it counts its launches on the board)
     we are gone   a thread in each rank waits for the supervisor's end, and ends the rank
 
 and ends the run: the abort word wakes everybody who waits, whoever is not gone within a grace
@@ -23,17 +24,19 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, NoReturn
 
 from baremetal.comm import AbortedError
 from baremetal.errors import BaremetalError
-from baremetal.pipeline.board import Board, State
+from baremetal.pipeline.board import Board, State, Status
 from baremetal.pipeline.errors import RankError
 
 POLL_S = 0.05  # how often the board is looked at
+OURS_TO_ANSWER = (signal.SIGINT, signal.SIGTERM)  # a terminal sends Ctrl-C to the ranks as well
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Supervisor:
         board: written by the ranks.
         describe: (rank, step, action) in words, for messages.
         limits: patience.
+        names: of the ranks, for messages; "rank 0" and so on unless given.
 
     Attributes:
         on_wait: called every now and then while answers are waited for.
@@ -88,8 +92,10 @@ class Supervisor:
         board: Board,
         describe: Describe,
         limits: Limits | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         self.board = board
+        self._names = names or [f"rank {rank}" for rank in range(len(setups))]
         self._describe = describe
         self._limits = limits or Limits()
         self._pipes: list[Connection] = []
@@ -103,7 +109,8 @@ class Supervisor:
                 process = context.Process(
                     target=_run_rank, args=(main, rank, setup, theirs), name=f"rank {rank}"
                 )
-                process.start()
+                with _deaf_to_signals():
+                    process.start()
                 theirs.close()  # only the rank holds it: its end is the end of the pipe
                 self._pipes.append(ours)
                 self._processes.append(process)
@@ -223,7 +230,7 @@ class Supervisor:
             doing = self._describe(rank, status.step, status.action)
             if status.waits_for is not None:
                 doing += ", while it waited for a neighbour"
-        return f"rank {rank}, {doing}"
+        return f"{self._names[rank]}, {doing}"
 
     def _death(self, rank: int) -> str:
         process = self._processes[rank]
@@ -273,7 +280,7 @@ class _Patience:
             begun, since = self._seen[rank]
             if status.begun != begun:
                 self._seen[rank] = status.begun, now
-            elif now - since > self._limit_s(status.state):
+            elif now - since > self._limit_s(status):
                 late.append(rank)
                 continue
             at_work = at_work or status.waits_for is None
@@ -282,10 +289,10 @@ class _Patience:
             return stuck[0]
         return late[0] if late and not at_work else None
 
-    def _limit_s(self, state: State) -> float:
-        if state == State.PREPARING:
+    def _limit_s(self, status: Status) -> float:
+        if status.state == State.PREPARING or status.is_compiling:
             return float("inf")
-        return self._limits.start_s if state == State.STARTING else self._limits.hang_s
+        return self._limits.start_s if status.state == State.STARTING else self._limits.hang_s
 
 
 def _ended(exitcode: int | None) -> str:
@@ -305,7 +312,8 @@ def _ended(exitcode: int | None) -> str:
 
 def _run_rank(main: Callable[..., None], rank: int, setup: Any, pipe: Connection) -> None:
     """What a new process begins with."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to answer
+    for number in OURS_TO_ANSWER:
+        signal.signal(number, signal.SIG_IGN)
     _end_with_the_supervisor()
 
     def serve(worker: Any) -> None:
@@ -316,6 +324,20 @@ def _run_rank(main: Callable[..., None], rank: int, setup: Any, pipe: Connection
     except BaseException as error:
         _answer(pipe, _reply_of(error))
         raise SystemExit(1) from None
+
+
+@contextlib.contextmanager
+def _deaf_to_signals() -> Iterator[None]:
+    """Processes that are started inside do not even hear Ctrl-C while they import Python."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # at its own start it would let the signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OURS_TO_ANSWER)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_the_supervisor() -> None:

@@ -11,6 +11,14 @@ KINDS = {
 }
 
 
+def rank_name(schedule: Schedule, rank: int) -> str:
+    """A rank and what it holds: ``rank 1 (stages 1 and 6)``."""
+    *others, last = [str(stage) for stage, its in enumerate(schedule.rank_of) if its == rank]
+    if not others:
+        return f"rank {rank} (stage {last})"
+    return f"rank {rank} (stages {', '.join(others)} and {last})"
+
+
 def describe_action(schedule: Schedule, rank: int, step: int, action: int) -> str:
     """An action of a rank in a step of training (counted from 0), such as
 

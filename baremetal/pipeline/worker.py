@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from baremetal import comm
+from baremetal.autograd import CPU
 from baremetal.kernels.cost import Cost
 from baremetal.machine.link import Link
 from baremetal.pipeline.board import Board, State
 from baremetal.pipeline.build import build_runners, build_stages
+from baremetal.pipeline.compiling import tell_of_compiling
 from baremetal.pipeline.executor import Executor, RankRecord
+from baremetal.pipeline.faults import message_faults, process_faults
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.lanes import step_seed
 from baremetal.pipeline.memory import StageMemory, stage_memory
@@ -90,6 +93,9 @@ class Worker:
 
         job, endpoint = self.job, self._endpoint
         POOL.set_threads(job.threads)
+        self._count = self.board.count_of(self.rank)
+        POOL.count_in(self._count)
+        tell_of_compiling(lambda begins: self.board.compiling(self.rank, begins))
         self._stages = build_stages(job.builder.model, job.parts, job.stages_of(self.rank))
         # The optimisers come before the runners: their memory is part of the plans.
         optimizers = {
@@ -108,6 +114,7 @@ class Worker:
             job.wiring, self.rank, self._runners, endpoint.senders, endpoint.receivers,
             self.board, None, job.host_overhead_ps,
         )  # fmt: skip
+        self._executor.before_action = process_faults(job.faults, job.wiring, self.rank)
         self.board.say(self.rank, State.IDLE, 0)
         return {number: runner.costs for number, runner in self._runners.items()}
 
@@ -136,6 +143,11 @@ class Worker:
         job, number = self.job, batch.step
         clock = comm.VirtualClock() if job.clock == "virtual" else comm.WallClock(origin_ns)
         self._endpoint.begin_phase(step_seed(job.seed, number))
+        with CPU.listen(self._note_launch):
+            return self._do_step(batch, rate, clock)
+
+    def _do_step(self, batch: Batch, rate: float, clock: comm.Clock) -> StepResult:
+        job, number = self.job, batch.step
         self._update.zero_grad()
         record = self._executor.run(batch, clock)
         self.board.say(self.rank, State.UPDATING, number)
@@ -150,6 +162,13 @@ class Worker:
         norm = 0.0 if first is None else first.gradient_norm
         return StepResult(record, every_loss, norm, first is None or first.last_step_was_finite)
 
+    def _note_launch(
+        self, run: Callable[[], None], kernel: Any, arrays: tuple, attributes: dict
+    ) -> None:
+        """A launch from Python: a sign of progress, as those from a plan are."""
+        run()
+        self._count[0] += 1
+
     # ------------------------------------------------------------ state
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -161,6 +180,10 @@ class Worker:
         }
         state = {name: array.copy() for name, array in self._update.state_dict().items()}
         return weights, state
+
+    def counts(self) -> comm.Counts:
+        """What has happened to this rank's messages."""
+        return self._endpoint.counts
 
     def load(
         self, weights: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray] | None
@@ -176,7 +199,8 @@ class Worker:
 def run_worker(rank: int, setup: tuple[Job, comm.Address], serve: Callable[[Any], None]) -> None:
     """What a rank's process runs."""
     job, address = setup
-    endpoint = comm.Endpoint(address, rank, links_from(rank, job))
+    wrong = message_faults(job.faults, job.wiring, job.first_step)
+    endpoint = comm.Endpoint(address, rank, links_from(rank, job), faults=wrong)
     serve(Worker(rank, job, endpoint))
 
 

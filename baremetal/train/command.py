@@ -3,8 +3,9 @@
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def train(
         _introduce(console, trainer, run)
         console.introduce()
         console.measure_peak()
-        trainer.fit(
+        _fit_of(trainer, run, console)(
             on_step=console.on_step,
             on_evaluation=console.on_evaluation,
             should_stop=lambda: bool(stop),
@@ -120,6 +121,19 @@ def console_for(config: TrainConfig) -> type[Console]:
     from baremetal.train.pipeline_console import PipelineConsole
 
     return PipelineConsole
+
+
+def _fit_of(trainer: Trainer, run: RunFolder, console: Console) -> Callable[..., None]:
+    """How to run the loop: for a pipeline, what happens when one of its processes fails."""
+    if not trainer.config.stages:
+        return trainer.fit
+    from baremetal.train.pipelined import PipelineTrainer
+    from baremetal.train.restart import Restarts, fit_or_say_how_to_go_on
+
+    assert isinstance(trainer, PipelineTrainer)
+    if trainer.config.restart:
+        return Restarts(trainer, run, console.went_back).fit
+    return partial(fit_or_say_how_to_go_on, trainer, run)
 
 
 def _use_threads(threads: int) -> None:
@@ -219,7 +233,8 @@ def starting_values(
         BaremetalError: there is no such run.
     """
     if resume:
-        return asdict(run_of(resume).read_config())
+        # What went wrong on purpose has gone wrong: it does not again.
+        return asdict(run_of(resume).read_config()) | {"fault": ""}
     defaults = asdict(TrainConfig()) | (PIPELINE_DEFAULTS if in_stages else {})
     return defaults | ({} if start_from is None else start_from.options)
 

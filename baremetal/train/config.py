@@ -137,10 +137,14 @@ class TrainConfig:
     """Pipeline: messages a lane between two stages holds; 0: enough that none ever waits."""
     host_overhead: str = "0 us"
     """Pipeline: modelled time that the host adds to every action."""
+    degrade: float = 1.0
+    """Pipeline: share of the link's bandwidth that is left."""
+    jitter: str = ""
+    """Pipeline: the most a message is late, as in '2 us', drawn by seed; '': as the link says."""
     straggler: str = ""
     """Pipeline: slower processes, as in '2:1.5, 3:1.1' (modelled time)."""
     fault: str = ""
-    """Pipeline: what goes wrong on purpose, as in 'kill rank 1 step 20 action 5'; see the docs."""
+    """Pipeline: what goes wrong on purpose: 'kill rank 1 step 20 action 5, drop 0F3 step 2'."""
     restart: bool = False
     """Pipeline: after a failure go on from the last good checkpoint."""
     hang_limit: float = 60.0
@@ -189,8 +193,7 @@ class TrainConfig:
                 "cannot be compiled as a whole: leave --native away, or train gpt or llama"
             )
         self._check_precision()
-        if self.stages:
-            self._check_pipeline()
+        self._check_pipeline()
         if self.width % self.heads:
             raise BaremetalError(
                 f"width {self.width} is no multiple of {self.heads} heads: each head takes an "
@@ -198,6 +201,13 @@ class TrainConfig:
             )
 
     def _check_pipeline(self) -> None:
+        if not self.stages and not self.fault:
+            return
+        if not self.stages:
+            raise BaremetalError(
+                f"--fault {self.fault} without --stages: the processes of a pipeline fail, and "
+                "their messages; give --stages 2 or more"
+            )
         if self.batch % self.microbatches:
             raise BaremetalError(
                 f"--batch {self.batch} --microbatches {self.microbatches}: microbatches are of "

@@ -119,6 +119,13 @@ class Console:
         if report.step % LOG_EVERY == 0 and not self.trainer.evaluates_at(report.step):
             self._log(report, None)
 
+    def went_back(self, step: int, why: str) -> None:
+        """The run goes on from an earlier step: say why, and forget what will be done again."""
+        self.say(why)
+        self._losses.clear()
+        self._bar.n = step
+        self._bar.refresh()
+
     def _postfix(self, report: StepReport) -> str:
         text = f"loss {self._smooth_loss:.3f}, lr {report.learning_rate:.1e}"
         if self._smooth_time_s is None:

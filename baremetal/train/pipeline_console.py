@@ -83,7 +83,7 @@ class PipelineConsole(Console):
         self._step_times_s.append(report.time_s)
         if first:
             self.show("")
-            self._ranks = self.pipeline.ranks
+        self._ranks = self.pipeline.ranks  # after a restart: the new ones
         super().on_step(report)
         if first and self.trainer.config.verbose and self.pipeline.last is not None:
             for line in message_lines(self.pipeline.job, self.pipeline.last.executed):

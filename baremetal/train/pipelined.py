@@ -6,7 +6,8 @@ checkpoints, a stop in order. The ranks hold the weights. Whenever the whole mod
 single process would write, and can be resumed at any number of stages, or at none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -14,20 +15,25 @@ from baremetal.checkpoint import Checkpoint
 from baremetal.data import TextData
 from baremetal.errors import BaremetalError
 from baremetal.machine import find_chip, find_link
+from baremetal.machine.link import Link
 from baremetal.machine.units import DURATION
 from baremetal.nn import LanguageModel
 from baremetal.optim import Optimizer
 from baremetal.pipeline.copies import holders
 from baremetal.pipeline.costs import UNITS, block_costs
+from baremetal.pipeline.faults import Fault, check_faults, faults_after, parse_faults
 from baremetal.pipeline.job import Job
+from baremetal.pipeline.launcher import started_by_mpi
 from baremetal.pipeline.partition import parts_of_stages
 from baremetal.pipeline.run import PipelineRun, PipelineStep, Watch
 from baremetal.pipeline.runner import cut_batch
 from baremetal.pipeline.supervisor import Limits
 from baremetal.schedules import SCHEDULES, Schedule, ScheduleError
+from baremetal.schedules.check import check_schedule
 from baremetal.schedules.options import Sizes
 from baremetal.schedules.options import chosen_schedule as schedule_of
 from baremetal.schedules.times import Times
+from baremetal.schedules.wiring import Wiring
 from baremetal.train.build import build_model, build_optimizer, model_of
 from baremetal.train.config import TrainConfig
 from baremetal.train.run_folder import RunFolder
@@ -59,6 +65,11 @@ def make_job(config: TrainConfig, model: LanguageModel) -> Job:
         BaremetalError: something of it is unknown, or does not go together.
     """
     schedule = chosen_schedule(config)
+    wiring = check_schedule(schedule, config.slots or None).wiring
+    # That there are enough blocks is known before their costs, which take a while.
+    parts_of_stages(schedule, [1.0] * len(model.blocks))
+    faults = _faults(config, wiring)
+    link, stragglers = chosen_link(config), _stragglers(config, len(schedule.ranks))
     shape = config.batch // config.microbatches, config.context
     costs = block_costs(_rehearsed(config, model), shape, config.balance)
     parts = parts_of_stages(schedule, costs)
@@ -75,10 +86,10 @@ def make_job(config: TrainConfig, model: LanguageModel) -> Job:
         charge=config.charge,
         times=_unit_times(config, schedule),
         chip=find_chip(config.chip),
-        link=find_link(config.link),
+        link=link,
         slots=config.slots or None,
         host_overhead_ps=DURATION.parse(config.host_overhead),
-        stragglers=_stragglers(config, len(schedule.ranks)),
+        stragglers=stragglers,
         seed=config.seed,
         eager=config.eager,
         threads=config.threads or 1,
@@ -86,6 +97,7 @@ def make_job(config: TrainConfig, model: LanguageModel) -> Job:
         clip=config.clip,
         block_costs=costs,
         balanced_in=UNITS[config.balance],
+        faults=faults,
     )
 
 
@@ -106,6 +118,32 @@ def chosen_schedule(config: TrainConfig) -> Schedule:
             f"but --stages {config.stages} --microbatches {config.microbatches} were given"
         )
     return schedule
+
+
+def chosen_link(config: TrainConfig) -> Link:
+    """The link by its name or from its file, slower and less regular if that is asked for.
+
+    Raises:
+        BaremetalError: unknown, or no link can be so.
+    """
+    link = find_link(config.link).degraded(Fraction(str(config.degrade)))
+    if not config.jitter:
+        return link
+    return replace(link, jitter_ps=DURATION.parse(config.jitter))
+
+
+def _faults(config: TrainConfig, wiring: Wiring) -> tuple[Fault, ...]:
+    faults = parse_faults(config.fault)
+    check_faults(faults, wiring)
+    for fault in faults:
+        if fault.step >= config.steps:
+            raise BaremetalError(f"--fault '{fault}': the run has {config.steps} steps (--steps)")
+    if started_by_mpi() and (faults or config.restart):
+        raise BaremetalError(
+            "--fault and --restart under mpiexec: whoever fails there ends all processes; they are "
+            "for the processes of one computer: leave mpiexec away"
+        )
+    return faults
 
 
 def _rehearsed(config: TrainConfig, model: LanguageModel) -> LanguageModel:
@@ -175,13 +213,15 @@ class PipelineTrainer(Trainer):
         self._ranks: PipelineRun | None = None
         self._is_initial = model is None  # the ranks draw the same weights from the seed
         self._is_gathered = True  # what is here is what the ranks have
+        self._reached = -1  # the last step that was begun
 
     @property
     def ranks(self) -> PipelineRun:
         """The processes; started when they are first needed."""
         if self._ranks is None:
             limits = Limits(hang_s=self.config.hang_limit)
-            self._ranks = PipelineRun(self.job, limits, self.watch)
+            job = replace(self.job, first_step=self.step)
+            self._ranks = PipelineRun(job, limits, self.watch)
             if not self._is_initial:
                 self._ranks.load(self.model.state_dict(), self.optimizer.state_dict())
         return self._ranks
@@ -194,7 +234,7 @@ class PipelineTrainer(Trainer):
     def do_step(self, inputs: np.ndarray, targets: np.ndarray, rate: float) -> float:
         """One step by all ranks; the batch's mean loss."""
         batch = cut_batch(inputs[0], targets[0], self.config.microbatches, self.step)
-        self._is_gathered = False
+        self._is_gathered, self._reached = False, self.step
         self.last = self.ranks.step(batch, rate)
         self._is_finite, self._norm = self.last.is_finite, self.last.gradient_norm
         return float(sum(self.last.losses.tolist()))
@@ -224,6 +264,14 @@ class PipelineTrainer(Trainer):
         self._is_initial = False
         if self._ranks is not None:
             self._ranks.load(self.model.state_dict(), self.optimizer.state_dict())
+
+    def start_again(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint with new processes; what has failed on purpose does not again."""
+        self.close()
+        self._ranks = None
+        self.job = replace(self.job, faults=faults_after(self.job.faults, self._reached))
+        self.restore(checkpoint)
+        self._is_gathered = True
 
     def _explain_non_finite(self, first_sample: int, scale: float) -> None:
         self.gather()

@@ -314,13 +314,14 @@ class Trainer:
         save_checkpoint(
             self.run_folder.checkpoints,
             self.step,
-            tensors=self._tensors(),
+            tensors=self.tensors(),
             state=self.state(),
             keep=self.config.keep,
             best=best,
         )
 
-    def _tensors(self) -> dict[str, dict[str, np.ndarray]]:
+    def tensors(self) -> dict[str, dict[str, np.ndarray]]:
+        """What a checkpoint holds, by group: of the model, the optimiser, the loss scale."""
         tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.loss_scale.is_dynamic:
             tensors["loss_scale"] = self.loss_scale.state_dict()

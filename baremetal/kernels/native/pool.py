@@ -72,9 +72,13 @@ def _drive(address, args, items, chunks):
             call(address, items * chunk // chunks, items * (chunk + 1) // chunks, args)
 
 
-def _drive_all(table, threads):
-    """The same for a whole list: rows of address, address of the block, items, elements."""
+def _drive_all(table, threads, done):
+    """The same for a whole list: rows of address, address of the block, items, elements.
+
+    `done` is counted up with each launch, for those who watch from outside.
+    """
     for i in range(table.shape[0]):
+        done[0] += 1
         address, args, items = table[i, 0], table[i, 1], table[i, 2]
         chunks = min(threads, items) if table[i, 3] >= PARALLEL_FROM else 1
         if chunks == 1:
@@ -101,6 +105,7 @@ class ThreadPool:
         # The loop over the items of one launch; `program.py` calls it from compiled code.
         self.driver = _compiled(_drive, "void(int64, int64, int64, int64)")
         self._drive_all: Any = None  # compiled when a first list is run
+        self._done = np.zeros(1, np.int64)
 
     @property
     def largest(self) -> int:
@@ -117,6 +122,14 @@ class ThreadPool:
             )
         self.threads = int(threads)
         numba.set_num_threads(self.threads)
+
+    def count_in(self, done: np.ndarray) -> None:
+        """Count the launches of lists in this word, (1,) int64, from now on.
+
+        A list may run for minutes without coming back to Python. In memory that another process
+        sees, the word tells it that this one is at work.
+        """
+        self._done = done
 
     def run(self, address: int, block: int, items: int, elements: int) -> None:
         """Run a body over `items` items; `elements` is the work, for choosing serial or parallel.
@@ -137,9 +150,9 @@ class ThreadPool:
         table keeps the blocks alive.
         """
         if self._drive_all is None:
-            self._drive_all = _compiled(_drive_all, "void(int64[:, ::1], int64)")
+            self._drive_all = _compiled(_drive_all, "void(int64[:, ::1], int64, int64[::1])")
         with self._lock:
-            self._drive_all(table, self.threads)
+            self._drive_all(table, self.threads, self._done)
 
     def runner(
         self, program: Any, arena: int, workspace: int, fixed: int, bodies: int
