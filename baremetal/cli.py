@@ -160,9 +160,28 @@ def _print_json(document: Any) -> None:
 
 
 def _run_train(arguments: Sequence[str]) -> int:
+    from baremetal.pipeline.launcher import take_part
+
+    return take_part(lambda: _train(arguments))
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from baremetal.pipeline.launcher import all_or_none
+    from baremetal.train.command import train
+
+    with all_or_none():
+        given, (config, resumed, weights) = _train_options(arguments)
+    outcome = train(config, resume=resumed, start_from=weights, quiet=given.json)
+    if given.json and outcome.figures:  # none: another process leads this run, and says them
+        _print_json(outcome.figures)
+    return 0
+
+
+def _train_options(arguments: Sequence[str]) -> tuple[Any, tuple[Any, str, Any]]:
+    """The options as given, and what `train` takes."""
     import tyro
 
-    from baremetal.train.command import starting_values, train
+    from baremetal.train.command import starting_values
     from baremetal.train.config import TrainConfig, read_values
     from baremetal.train.weights import load_weights
 
@@ -201,10 +220,7 @@ def _run_train(arguments: Sequence[str]) -> int:
         config = TrainConfig(**{name: getattr(given, name) for name in values})
     except BaremetalError as error:
         raise BaremetalError(f"{error} (options of {file} included)" if file else error) from None
-    outcome = train(config, resume=resumed, start_from=weights, quiet=given.json)
-    if given.json and outcome.figures:  # none: another process leads this run, and says them
-        _print_json(outcome.figures)
-    return 0
+    return given, (config, resumed, weights)
 
 
 def _path_after(option: str, arguments: Sequence[str]) -> str:

@@ -16,11 +16,13 @@ the order in which they were posted. So receives are posted in the order of mess
 messages are taken in another one.
 
 There is no supervisor of ours: `mpiexec` ends all ranks when one ends badly, and `abort` makes it
-do so. Messages do not go wrong on purpose here; that is for shared memory.
+do so; none of MPI's memory stays (`mpi_leftovers.py`). Messages do not go wrong on purpose here;
+that is for shared memory.
 """
 
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from baremetal.comm.endpoint import LinkQueues
 from baremetal.comm.errors import CommError, SequenceError
 from baremetal.comm.layout import Lane, Layout
 from baremetal.comm.link_queue import LinkQueue, Transfer
+from baremetal.comm.mpi_leftovers import forget_names
 from baremetal.comm.ring import RingReceiver, RingSender
 from baremetal.comm.slot import HEADER_BYTES, LINE_BYTES, NOT_YET, READY, RELEASE, TAKEN
 from baremetal.comm.waiting import Waiting
@@ -40,8 +43,9 @@ LOOKS_PER_TEST = 200  # asking MPI costs about as much as so many looks at a wor
 FIRST_SPINS = 10_000
 
 
+@cache
 def import_mpi() -> Any:
-    """`mpi4py.MPI`, which starts MPI when it is imported.
+    """`mpi4py.MPI`, which starts MPI when it is imported; every rank must come here.
 
     Raises:
         CommError: it is not installed, or finds no MPI library.
@@ -52,6 +56,7 @@ def import_mpi() -> Any:
         raise CommError(
             f"MPI is not there ({error}): pip install 'baremetal[mpi]', which brings one"
         ) from None
+    forget_names(MPI)
     return MPI
 
 
@@ -206,6 +211,7 @@ class MpiEndpoint:
         links: the modelled link for each ordered pair of ranks.
         seed: of what happens to messages on the links.
         comm: the communicator; None: all ranks that `mpiexec` has started.
+        board_memory: where this rank says what it does, for who watches over it; zeros.
 
     Attributes:
         rank: this process's.
@@ -223,6 +229,7 @@ class MpiEndpoint:
         *,
         seed: int = 0,
         comm: Any = None,
+        board_memory: np.ndarray | None = None,
     ) -> None:
         mpi = import_mpi()
         self._comm = (comm or mpi.COMM_WORLD).Dup()
@@ -233,7 +240,9 @@ class MpiEndpoint:
             )
         self.rank = rank = self._comm.rank
         self.counts = Counts()
-        self.board = Board(np.zeros(board_bytes(layout.ranks), np.uint8), layout.ranks)
+        if board_memory is None:
+            board_memory = np.zeros(board_bytes(layout.ranks), np.uint8)
+        self.board = Board(board_memory, layout.ranks)
         self.waiting = Waiting(self.board, rank, FIRST_SPINS, counts=self.counts)
         self.senders: dict[int, MpiSender] = {}
         self.receivers: dict[int, MpiReceiver] = {}

@@ -8,17 +8,22 @@ commands and their answers are small and go by MPI's broadcast and gather; activ
 go by lanes, as ever.
 
 Who fails says so, with what it was doing, and ends everybody: `mpiexec` supervises here, and its
-reach is other machines, too.
+reach is other machines, too. For a rank that is killed its guard speaks (`guard.py`). Who hangs is
+not found out.
 """
 
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from baremetal.comm.board import board_bytes
 from baremetal.comm.mpi import MpiEndpoint, import_mpi
 from baremetal.errors import BaremetalError
 from baremetal.pipeline.errors import PipelineError
+from baremetal.pipeline.guard import guarded_board
 from baremetal.pipeline.job import Job
-from baremetal.pipeline.words import describe_action
+from baremetal.pipeline.launcher import world_size
+from baremetal.pipeline.words import describe_status
 from baremetal.pipeline.worker import Worker, links_from
 
 END = "end"
@@ -35,14 +40,14 @@ class MpiRanks:
     """
 
     def __init__(self, job: Job) -> None:
+        check_world(job.ranks)
         world = import_mpi().COMM_WORLD
-        if world.size != job.ranks:
-            raise PipelineError(
-                f"--stages {job.ranks}, but mpiexec has started {world.size} processes: one for "
-                f"each stage, mpiexec -n {job.ranks}"
-            )
         self._world, self._job = world, job
-        self._endpoint = MpiEndpoint(job.layout, links_from(world.rank, job))
+        self._endpoint = MpiEndpoint(
+            job.layout,
+            links_from(world.rank, job),
+            board_memory=guarded_board(job.schedule, board_bytes(job.ranks)),
+        )
         self._worker = Worker(world.rank, job, self._endpoint)
         self._is_over = False
 
@@ -75,10 +80,37 @@ class MpiRanks:
     def _or_abort(self, work: Callable[[], Any]) -> Any:
         try:
             return work()
-        except Exception as error:
+        except BaseException as error:
             rank = self._world.rank
-            status = self._worker.board.status(rank)
-            doing = describe_action(self._job.schedule, rank, status.step, status.action)
-            kind = "" if isinstance(error, BaremetalError) else f"{type(error).__name__}: "
-            self._endpoint.abort(f"{doing}: {kind}{error}")
+            doing = describe_status(self._job.schedule, rank, self._worker.board.status(rank))
+            self._endpoint.abort(f"{doing}: {_words_of(error)}")
             raise
+
+
+def check_world(ranks: int) -> None:
+    """Refuse another number of processes than a run has ranks; before any of them begins.
+
+    Raises:
+        PipelineError: `mpiexec` has started more or fewer.
+    """
+    found = world_size()
+    if not ranks:
+        raise PipelineError(
+            f"mpiexec has started {found} processes, and without --stages each of them would train "
+            f"by itself: give --stages {found}, or leave mpiexec away"
+        )
+    if found != ranks:
+        raise PipelineError(
+            f"--stages {ranks}, but mpiexec has started {found} processes: one for each stage, "
+            f"mpiexec -n {ranks}"
+        )
+
+
+def _words_of(error: BaseException) -> str:
+    """An error as text: ours say what to do, of others the place is what helps."""
+    if isinstance(error, BaremetalError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"

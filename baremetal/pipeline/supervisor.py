@@ -34,6 +34,7 @@ from baremetal.comm import AbortedError
 from baremetal.errors import BaremetalError
 from baremetal.pipeline.board import Board, State, Status
 from baremetal.pipeline.errors import RankError
+from baremetal.pipeline.words import describe_end, describe_state
 
 POLL_S = 0.05  # how often the board is looked at
 OURS_TO_ANSWER = (signal.SIGINT, signal.SIGTERM)  # a terminal sends Ctrl-C to the ranks as well
@@ -220,12 +221,7 @@ class Supervisor:
 
     def _where(self, rank: int) -> str:
         status = self.board.status(rank)
-        doing = {
-            State.STARTING: "while it started",
-            State.PREPARING: "while it prepared (model, kernels, plans)",
-            State.UPDATING: f"step {status.step + 1}, while it updated its weights",
-            State.IDLE: "between two commands",
-        }.get(status.state)
+        doing = describe_state(status)
         if doing is None:
             doing = self._describe(rank, status.step, status.action)
             if status.waits_for is not None:
@@ -235,7 +231,7 @@ class Supervisor:
     def _death(self, rank: int) -> str:
         process = self._processes[rank]
         process.join(self._limits.grace_s)
-        return f"{self._where(rank)}: its process ended without a word ({_ended(process.exitcode)})"
+        return f"{self._where(rank)}: its process ended without a word ({describe_end(process.exitcode)})"
 
     def _hang(self, rank: int) -> str:
         return (
@@ -293,18 +289,6 @@ class _Patience:
         if status.state == State.PREPARING or status.is_compiling:
             return float("inf")
         return self._limits.start_s if status.state == State.STARTING else self._limits.hang_s
-
-
-def _ended(exitcode: int | None) -> str:
-    if exitcode is None:
-        return "it still runs"
-    if exitcode < 0:
-        try:
-            name = signal.Signals(-exitcode).name
-        except ValueError:
-            name = "unknown"
-        return f"killed by signal {-exitcode}, {name}"
-    return f"exit code {exitcode}"
 
 
 # ---------------------------------------------------------------- in the rank's process

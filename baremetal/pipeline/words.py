@@ -1,6 +1,8 @@
 """What a rank does, in words: for messages, reports and listings."""
 
-from baremetal.pipeline.board import NO_ACTION
+import signal
+
+from baremetal.pipeline.board import NO_ACTION, State, Status
 from baremetal.schedules import Kind, Schedule
 
 KINDS = {
@@ -33,3 +35,36 @@ def describe_action(schedule: Schedule, rank: int, step: int, action: int) -> st
         for part in todo.parts
     )
     return f"{where}, action {todo} ({parts})"
+
+
+def describe_status(schedule: Schedule, rank: int, status: Status) -> str:
+    """What a rank's line of the board says that it does."""
+    doing = describe_state(status)
+    if doing is None:
+        doing = describe_action(schedule, rank, status.step, status.action)
+        if status.waits_for is not None:
+            doing += ", while it waited for a neighbour"
+    return doing
+
+
+def describe_state(status: Status) -> str | None:
+    """What a rank does that is not in the midst of its schedule; None if it is."""
+    return {
+        State.STARTING: "while it started",
+        State.PREPARING: "while it prepared (model, kernels, plans)",
+        State.UPDATING: f"step {status.step + 1}, while it updated its weights",
+        State.IDLE: "between two commands",
+    }.get(status.state)
+
+
+def describe_end(exitcode: int | None) -> str:
+    """How a process ended, by its exit code: negative for a signal."""
+    if exitcode is None:
+        return "it still runs"
+    if exitcode < 0:
+        try:
+            name = signal.Signals(-exitcode).name
+        except ValueError:
+            name = "unknown"
+        return f"killed by signal {-exitcode}, {name}"
+    return f"exit code {exitcode}"

@@ -15,7 +15,7 @@ from baremetal.checkpoint import clean_leftovers, list_checkpoints, load_checkpo
 from baremetal.data.track import Track, untracked
 from baremetal.errors import BaremetalError
 from baremetal.nn.generate import generate
-from baremetal.pipeline.launcher import leads, started_by_mpi
+from baremetal.pipeline.launcher import all_or_none, leads, started_by_mpi
 from baremetal.train.build import build_data, build_model
 from baremetal.train.config import TrainConfig
 from baremetal.train.console import Console, bar_when_slow
@@ -60,19 +60,22 @@ def train(
     if resume and start_from:
         raise BaremetalError("--resume continues a run, --from starts a new one: give one of them")
     _use_threads(config.threads)
-    if config.stages and started_by_mpi() and not leads():
+    if not leads():
         follow(config, resume, start_from)
         return Outcome({}, "")
     track = untracked if quiet else bar_when_slow
-    if resume:
-        trainer, run = _resumed(config, resume, track)
-    else:
-        trainer, run = _fresh(config, start_from, track)
+    with all_or_none():
+        _check_launch(config)
+        if resume:
+            trainer, run = _resumed(config, resume, track)
+        else:
+            trainer, run = _fresh(config, start_from, track)
     with (
         contextlib.closing(trainer),
         stop_on_signals() as stop,
         console_for(config)(trainer, run, quiet) as console,
     ):
+        _start_where_others_wait(trainer)
         _introduce(console, trainer, run)
         console.introduce()
         console.measure_peak()
@@ -106,12 +109,37 @@ def follow(config: TrainConfig, resume: str, start_from: Weights | None) -> None
     from baremetal.pipeline.mpi_ranks import MpiRanks
     from baremetal.train.pipelined import make_job
 
-    weights = weights_of(load_checkpoint(resume)) if resume else start_from
-    if weights is None:
-        model = build_model(config, build_data(config).tokenizer.vocab_size)
-    else:
-        model = weights.build_model(seed=config.seed, dropout=config.dropout)
-    MpiRanks(make_job(config, model)).serve()
+    with all_or_none():
+        _check_launch(config)
+        weights = weights_of(load_checkpoint(resume)) if resume else start_from
+        if weights is None:
+            data = build_data(config, track=untracked)
+            model = build_model(config, data.tokenizer.vocab_size)
+        else:
+            model = weights.build_model(seed=config.seed, dropout=config.dropout)
+        job = make_job(config, model)
+    MpiRanks(job).serve()
+
+
+def _check_launch(config: TrainConfig) -> None:
+    """Under `mpiexec`: as many processes as stages.
+
+    Raises:
+        BaremetalError: others.
+    """
+    if started_by_mpi():
+        from baremetal.pipeline.mpi_ranks import check_world
+
+        check_world(config.stages)
+
+
+def _start_where_others_wait(trainer: Trainer) -> None:
+    """Under `mpiexec` the others wait from now on to be told something, were it the end."""
+    if started_by_mpi():
+        from baremetal.train.pipelined import PipelineTrainer
+
+        assert isinstance(trainer, PipelineTrainer)
+        trainer.start()
 
 
 def console_for(config: TrainConfig) -> type[Console]:

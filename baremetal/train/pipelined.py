@@ -226,6 +226,10 @@ class PipelineTrainer(Trainer):
                 self._ranks.load(self.model.state_dict(), self.optimizer.state_dict())
         return self._ranks
 
+    def start(self) -> None:
+        """Start the processes now."""
+        _ = self.ranks
+
     def close(self) -> None:
         """End the processes."""
         if self._ranks is not None:

@@ -1,0 +1,128 @@
+"""Under `mpiexec`: a process that watches over a rank, so that a rank that is killed has a voice.
+
+    mpiexec ─┬─ guard of rank 0 ── rank 0
+             └─ guard of rank 1 ── rank 1
+
+A rank that raises can say what it was doing. One that is killed cannot, and `mpiexec` knows only
+the signal. So the process that `mpiexec` has started does not train: it starts the same command
+once more, as its child, and waits. The child writes what it begins on a board, as every rank does
+(`board.py`), here in an unnamed file that both have open. When the child ends without a word, the
+guard reads the board, says what stands there, and ends badly itself, upon which `mpiexec` ends all.
+
+They end together: when the guard is gone (`mpiexec` kills it because another rank has failed), the
+child sees the end of a pipe whose other end only the guard holds, and leaves at once. Signals that
+`mpiexec` passes on (Ctrl-C) go to the child.
+
+Without the means for that (on Windows) there is no guard, and `mpiexec` alone says that a rank died.
+"""
+
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import BinaryIO
+
+import numpy as np
+
+VARIABLE = "BAREMETAL_GUARD"  # of a guarded process: the numbers of the board's file and of the pipe
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+SPOKEN = (0, 1, 2, 130)  # after a line of ours, or a traceback of Python's
+BAD_END = 2
+
+
+def can_guard() -> bool:
+    """Whether this process should become the guard of another one."""
+    return os.name == "posix" and VARIABLE not in os.environ
+
+
+# ---------------------------------------------------------------- the guard
+
+
+def guard_rank(rank: int, ranks: int) -> int:
+    """Start this very command once more and watch over it. Returns its exit status."""
+    end_of_ours, ours = os.pipe()
+    with tempfile.TemporaryFile() as board:
+        for descriptor in (board.fileno(), end_of_ours):
+            os.set_inheritable(descriptor, True)
+        before = {number: signal.getsignal(number) for number in PASSED_ON}
+        try:
+            process = _start(board, end_of_ours)
+            os.close(end_of_ours)
+            status = process.wait()
+        finally:
+            os.close(ours)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if status in SPOKEN:
+            return status
+        print(f"baremetal: {_last_words(board, rank, ranks, status)}", file=sys.stderr, flush=True)
+        return BAD_END
+
+
+def _start(board: BinaryIO, end_of_ours: int) -> subprocess.Popen:
+    started: list[subprocess.Popen] = []
+
+    def pass_on(number: int, _: object) -> None:
+        for process in started:
+            process.send_signal(number)
+
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    process = subprocess.Popen(
+        [sys.executable, *sys.orig_argv[1:]],
+        env=os.environ | {VARIABLE: f"{board.fileno()} {end_of_ours}"},
+        close_fds=False,  # MPI talks with mpiexec through what it has opened for us
+        process_group=0,  # it hears of a signal once, from here
+    )
+    started.append(process)
+    return process
+
+
+def _last_words(board: BinaryIO, rank: int, ranks: int, status: int) -> str:
+    """What the rank was doing, and how it ended."""
+    from baremetal.comm.board import board_bytes
+    from baremetal.pipeline.board import Board
+    from baremetal.pipeline.words import describe_end, describe_status
+
+    where = f"rank {rank}, while it started"
+    size_bytes = board_bytes(ranks)
+    if os.fstat(board.fileno()).st_size > size_bytes:
+        board.seek(0)
+        lines = Board(np.frombuffer(board.read(size_bytes), np.uint8), ranks)
+        schedule = pickle.load(board)
+        where = f"rank {rank}, {describe_status(schedule, rank, lines.status(rank))}"
+    return f"{where}: its process ended without a word ({describe_end(status)})"
+
+
+# ---------------------------------------------------------------- the guarded rank
+
+
+def end_with_the_guard() -> None:
+    """A thread that waits for the guard's end, and then ends this process at once."""
+    if VARIABLE not in os.environ:
+        return
+    pipe = int(os.environ[VARIABLE].split()[1])
+
+    def watch() -> None:
+        os.read(pipe, 1)  # nobody writes: it returns when there is no writer any more
+        os._exit(BAD_END)
+
+    threading.Thread(target=watch, name="guard's end", daemon=True).start()
+
+
+def guarded_board(schedule: object, size_bytes: int) -> np.ndarray | None:
+    """Memory of the board, (size_bytes,) uint8 zeros, that the guard can read; None without one.
+
+    Args:
+        schedule: what the numbers on the board mean.
+        size_bytes: of the board.
+    """
+    if VARIABLE not in os.environ:
+        return None
+    descriptor = int(os.environ[VARIABLE].split()[0])
+    os.pwrite(descriptor, bytes(size_bytes) + pickle.dumps(schedule), 0)
+    return np.frombuffer(mmap.mmap(descriptor, size_bytes), np.uint8)
