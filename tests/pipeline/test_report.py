@@ -98,6 +98,16 @@ def test_a_report_is_json_and_says_whether_the_simulator_agrees():
     assert "this computer:    320 tokens/s" in text
 
 
+def test_slots_of_messages_lie_where_these_arrive():
+    job, _, found = reported("zb-v")
+    into = {0: 0, 1: 0}
+    for lane, slots in zip(job.wiring.lanes, job.lane_slots, strict=True):
+        into[job.schedule.rank_of[lane.target]] += slots
+    assert into[0] != into[1]
+    expected = [2 * MEMORY.total_bytes + n * job.message_bytes for n in into.values()]
+    assert found["memory_by_rank"] == expected
+
+
 def test_mfu_is_of_the_chips_that_were_charged():
     job, played, _ = reported(charge="roofline")
     peak = 2 * job.chip.peak(job.precision)

@@ -41,8 +41,10 @@ def built_stages(full, schedule, parts):
     return [StageCost.of(runners[number]) for number in range(schedule.stages)]
 
 
-@pytest.mark.parametrize("full", [GPT_SIZE, LLAMA_SIZE], ids=["gpt", "llama"])
-@pytest.mark.parametrize("name", ["zb-v", "1f1b"])
+@pytest.mark.parametrize(
+    ("full", "name"),
+    [(GPT_SIZE, "zb-v"), (GPT_SIZE, "dualpipe"), (LLAMA_SIZE, "zb-v"), (LLAMA_SIZE, "1f1b")],
+)
 def test_what_a_family_foretells_is_what_the_member_costs(full, name):
     schedule = make_schedule(name, 2, 4)
     parts, foretold = full_size_stages(full, schedule)
@@ -50,8 +52,8 @@ def test_what_a_family_foretells_is_what_the_member_costs(full, name):
     for one, other in zip(foretold, built, strict=True):
         assert one.actions == other.actions
         assert one.parameters == other.parameters
-        # Seven blocks' buffers may be packed a little better, or worse, than seven times one's.
-        assert one.slot_bytes == pytest.approx(other.slot_bytes, rel=2e-3)
+        # Many blocks' buffers may be packed a little better, or worse, than many times one's.
+        assert one.slot_bytes == pytest.approx(other.slot_bytes, rel=5e-3)
 
 
 def test_a_point_that_is_not_on_the_curve_is_found_out():
@@ -134,6 +136,13 @@ def test_launch_overhead_is_scaled_with_the_rest():
     full, scaled = pipelines(stretch=Fraction(10), launch_overhead_ps=2_000_000)
     assert scaled.chip.launch_overhead_ps == 20_000_000
     assert float(scaled.work_ps / full.work_ps) == pytest.approx(10, rel=1e-5)
+
+
+def test_work_lasts_as_long_where_both_sides_of_the_roofline_matter():
+    """Some of the small model's actions wait for memory where the large one's compute."""
+    full, scaled = pipelines(memory_rate_Bps=80 * 10**12)
+    assert machine_numbers(full)["memory / arithmetic"] == pytest.approx(1.13, abs=0.01)
+    assert float(scaled.work_ps / full.work_ps) == pytest.approx(1, rel=1e-5)
 
 
 def test_the_shape_adds_up():
