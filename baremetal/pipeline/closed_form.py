@@ -6,7 +6,7 @@ machine: all stages are equal, messages take no time, and the host none. A real 
 a little, and by how much is just what one wants to see. So the formulas are given the *mean* of the
 stages' times:
 
-    bubble_span = idle_span / (work + idle_span)         work = m (F + I + W) of a rank's whole share
+    bubble_span = idle_span / (work + idle_span)      work = m (F + I + W) of a rank's share
 
 Some formulas hold only where F = I = W. There they are asked for that: a third of the work each,
 and the answer says so. Of some schedules (1F1B) it is also known what a latency per hop costs; with

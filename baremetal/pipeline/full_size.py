@@ -12,7 +12,8 @@ of these sizes, so a whole stage costs a polynomial of t, of degree 3: (tokens) 
 everywhere. A fifth point is measured to be sure, exactly, in integers; a kernel whose cost were no
 polynomial would be found out there.
 
-Layers need no such trick: a stage of n blocks costs one of a single block and n - 1 blocks more.
+Layers need no such trick: a stage of n blocks costs one of a single block and n - 1 blocks more (in
+memory, but for how well the buffers of many blocks are packed: some tenths of a percent).
 
 What it is not: a measurement of that model. It is what *these* kernels would do for it, each array
 moved once; storage of 2 bytes counts half of the bytes that float32 moves.
@@ -163,6 +164,12 @@ class StageCost(NamedTuple):
         return StageCost(actions, int(self.slot_bytes * share), self.parameters // chips)
 
     @property
+    def work(self) -> dict[Kind, Cost]:
+        """Of the actions that make up a microbatch: F and B, or F, I and W if backward is split."""
+        left_out = Kind.B if Kind.I in self.actions else None
+        return {kind: cost for kind, cost in self.actions.items() if kind is not left_out}
+
+    @property
     def flops(self) -> int:
         """Of forward and backward."""
         return self.actions[Kind.F].flops + self.actions[Kind.B].flops
@@ -177,12 +184,14 @@ def full_size_stages(full: FullSize, schedule: Schedule) -> tuple[list[Part], li
     """
     if len(schedule.paths[0]) < 2:
         raise PipelineError("a full-size model on one stage: give at least two")
-    split = any(splits_backward(schedule, stage) for stage in range(schedule.stages))
-    first, middle, last, block = _grown(full, split)
+    is_split = [splits_backward(schedule, stage) for stage in range(schedule.stages)]
+    grown = {split: _grown(full, split) for split in sorted(set(is_split))}
+    first, middle, last, _ = grown[is_split[0]]
     inner = [float(middle.flops)] * (full.layers - 2)
     parts = parts_of_stages(schedule, [float(first.flops), *inner, float(last.flops)])
     found = []
-    for part in parts:
+    for part, split in zip(parts, is_split, strict=True):
+        first, middle, last, block = grown[split]
         base = first if part.is_first else last if part.is_last else middle
         found.append(base.plus(part.stop - part.start - 1, block))
     return parts, found

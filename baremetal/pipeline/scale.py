@@ -70,17 +70,14 @@ class Pipeline:
         return roofline_times([stage.actions for stage in self.stages], self.chip, self.precision)
 
     @property
-    def kinds(self) -> list[Kind]:
-        """Whose work it is: F and B, or F, I and W where backward is split."""
-        found = {action.kind for actions in self.schedule.actions_by_rank() for action in actions}
-        return [Kind.F, Kind.I, Kind.W] if Kind.I in found else [Kind.F, Kind.B]
-
-    @property
     def share(self) -> dict[Kind, Fraction]:
         """Of each kind, the time in ps that a rank spends on a microbatch, on average."""
-        rows, ranks = self.times.by_kind(), len(self.schedule.ranks)
-        path = list(self.schedule.paths[0])  # a microbatch takes one path
-        return {kind: Fraction(sum(rows[kind][path].tolist()), ranks) for kind in self.kinds}
+        rows, ranks = self.times.by_kind().tolist(), len(self.schedule.ranks)
+        found: dict[Kind, Fraction] = {}
+        for stage in self.schedule.paths[0]:  # a microbatch takes one path
+            for kind in self.stages[stage].work:
+                found[kind] = found.get(kind, Fraction(0)) + Fraction(rows[kind][stage], ranks)
+        return found
 
     @property
     def work_ps(self) -> Fraction:
@@ -90,12 +87,13 @@ class Pipeline:
     @property
     def actions_per_rank(self) -> Fraction:
         """How many actions that is: launch overhead comes with each."""
-        return Fraction(len(self.kinds) * len(self.schedule.paths[0]), len(self.schedule.ranks))
+        actions = sum(len(self.stages[stage].work) for stage in self.schedule.paths[0])
+        return Fraction(actions, len(self.schedule.ranks))
 
     def total(self) -> tuple[int, int, int]:
         """FLOP, bytes moved and bytes kept by a microbatch, over all stages of its path."""
         own = [self.stages[stage] for stage in self.schedule.paths[0]]
-        costs = [stage.actions[kind] for stage in own for kind in self.kinds]
+        costs = [cost for stage in own for cost in stage.work.values()]
         flops, moved = (sum(cost.flops for cost in costs), sum(cost.size_bytes for cost in costs))
         return flops, moved, sum(stage.slot_bytes for stage in own)
 
@@ -141,12 +139,12 @@ def machine_numbers(pipeline: Pipeline) -> dict[str, float]:
 
 def shape_numbers(pipeline: Pipeline) -> dict[str, float]:
     """The numbers that belong to the model, whatever the machine."""
-    share, work_ps, times = pipeline.share, pipeline.work_ps, pipeline.times
+    share, work_ps = pipeline.share, pipeline.work_ps
     found = {f"{kind.name} / work": float(time / work_ps) for kind, time in share.items()}
-    rows = times.by_kind()[pipeline.kinds].sum(axis=0).tolist()  # of each stage
+    rows = pipeline.times.by_kind().tolist()
     by_rank = [0] * len(pipeline.schedule.ranks)
     for stage, rank in enumerate(pipeline.schedule.rank_of):
-        by_rank[rank] += rows[stage]
+        by_rank[rank] += sum(rows[kind][stage] for kind in pipeline.stages[stage].work)
     found["busiest rank / mean"] = max(by_rank) * len(by_rank) / sum(by_rank)
     return found
 
@@ -266,9 +264,9 @@ def stretched_times(full: Pipeline, stretch: Fraction) -> Times:
     For `--charge unit`.
     """
     rows = full.times.by_kind().tolist()
-    split = len(full.kinds) == 3
-    none = [0] * full.schedule.stages
-    chosen = (
-        rows[Kind.F], rows[Kind.I] if split else rows[Kind.B], rows[Kind.W] if split else none
-    )  # fmt: skip
-    return Times(*(tuple(round(time_ps * stretch) for time_ps in row) for row in chosen))
+    forward, inputs, weights = (list(rows[kind]) for kind in (Kind.F, Kind.I, Kind.W))
+    for stage, cost in enumerate(full.stages):
+        if Kind.I not in cost.actions:
+            inputs[stage], weights[stage] = rows[Kind.B][stage], 0
+    each = (forward, inputs, weights)
+    return Times(*(tuple(round(time_ps * stretch) for time_ps in row) for row in each))

@@ -138,9 +138,12 @@ def scale(given: ScaleOptions) -> dict[str, Any]:
 
 def _stretch(text: str) -> Fraction:
     try:
-        return Fraction(text)
+        stretch = Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise BaremetalError(f"--stretch '{text}': expected a number such as 1 or 0.001") from None
+        stretch = Fraction(0)
+    if stretch <= 0:
+        raise BaremetalError(f"--stretch '{text}': expected a number above 0, such as 1 or 0.001")
+    return stretch
 
 
 # ---------------------------------------------------------------- both pipelines
@@ -151,7 +154,7 @@ def _small_job(given: ScaleOptions) -> Job:
         "stages", "schedule", "microbatches", "chunks", "model", "layers", "heads", "width",
         "context", "batch", "data", "tokenizer", "chip", "link", "modelled_precision",
     )  # fmt: skip
-    if given.stages < 1:
+    if given.stages < 2:
         raise BaremetalError(f"--stages {given.stages}: expected at least 2")
     config = TrainConfig(**{name: getattr(given, name) for name in names})
     data = build_data(config)
@@ -258,9 +261,8 @@ def _described(pipeline: Pipeline) -> dict[str, Any]:
         "link": link.name,
         "bandwidth_bps": link.bandwidth_bps,
         "latency_ps": link.latency_ps,
-        "parameters": sum(
-            pipeline.stages[stage].parameters for stage in pipeline.schedule.paths[0]
-        ),
+        "parameters": sum(pipeline.stages[stage].parameters for stage in pipeline.schedule.paths[0])
+        // len(pipeline.schedule.ranks),
         "work_s": float(pipeline.work_ps) / PS_PER_S,
         "microbatch_flops": flops,
         "microbatch_bytes_moved": moved,
