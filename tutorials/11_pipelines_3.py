@@ -286,8 +286,8 @@ for timeline in (h1, h2):
 # %% [markdown]
 # Here two measures part that were the same so far. A rank's *span* is from its own first box to its
 # own last; the *makespan* is from the first of all to the last of all. **Zero bubble is zero in the
-# span only.** Rank 3 starts three forwards late, and nothing in the world can change that; so it ends
-# late, too. What has been won is won only if rank 0 may begin the next step while rank 3 still
+# span only.** Rank 3 starts three forwards late, and nothing in the world can change that; so it
+# ends late, too. What has been won is won only if rank 0 may begin the next step while rank 3 still
 # works on this one. Does it? The optimiser stands between. The norm of the gradient for clipping
 # needs all ranks, and with it everybody waits for rank 3. (Qi et al. let each rank step with what
 # it knows, check afterwards, and undo the step in the rare case that the norm was too large.) This
@@ -734,7 +734,7 @@ assert max(timeline.peak_activations) <= 3
 #
 # | | here | a GB300 cluster |
 # |---|---|---|
-# | split into I and W | every operation of the tape, each rule on its own | mostly linear layers only |
+# | split into I and W | every operation of the tape | mostly linear layers only |
 # | times of F, I and W | given, or a roofline | measured, and different on every rank |
 # | the optimiser's step | waits for all ranks | the same, or checked afterwards |
 # | a pair's time | given | two streams of kernels that share a chip: found by trying |
