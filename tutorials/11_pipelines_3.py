@@ -433,8 +433,11 @@ print("the time of a microbatch is the larger of its work and its trip / n, in a
 # Three ranks, six microbatches, and a slow link: $c = W = 1$. ZB-H1 hides half of that; ZB-H2 hides
 # it all and holds five microbatches. Say that you have room for *four*. Nobody has written down a
 # schedule for that, so write one. By the argument above, four in flight hide
-# $c \le [4 \cdot 3 - (3 \cdot 2 + 1)] / 4 = 1.25$. So: four forwards ahead on rank 0, three on rank
-# 1. And on rank 2 three as well, to be on the safe side?
+#
+# $$ c \le \frac{4 \cdot 3 - (3 \cdot 2 + 1)}{4} = 1.25 $$
+#
+# So: four forwards ahead on rank 0, and three on rank 1. And on rank 2 three as well, to be on the
+# safe side?
 
 # %%
 first_try = """

@@ -8,7 +8,7 @@
 
 # %%
 # introduces: baremetal.comm.faults, baremetal.pipeline.faults, baremetal.pipeline.supervisor
-# introduces: baremetal.schedules.deadlock, baremetal.train.restart
+# introduces: baremetal.schedules.deadlock, baremetal.train.restart, baremetal.checkpoint
 import dataclasses
 import math
 import multiprocessing
@@ -333,8 +333,8 @@ print("the same weights in the end:", bits(faulty) == bits(smooth))
 
 # %% [markdown]
 # A message that was lost, one that was damaged, one that came twice, another schedule and a slow
-# rank: two steps took longer, and no bit of any weight is another. (The damaged message cost as
-# much time as the lost one. But most of it fell where its rank would have waited anyway.)
+# rank: two steps took longer, and no bit of any weight is another. (The damaged message took as
+# long to come as the lost one. But for most of that time its rank had a W to do.)
 #
 # The damaged one was *noticed*, because every message carries a checksum that is made while it is
 # copied (lesson 8), and it was asked for again. Without that, one flipped bit in an exponent would
@@ -538,17 +538,17 @@ check(
 # ## Look
 #
 # The step in which a message was damaged (`corrupt 1F3`: the activations of microbatch 3 on their
-# way from rank 1 to rank 2), beside one of the undisturbed run. Both as three processes executed them;
-# and what the simulator says of the second.
+# way from rank 1 to rank 2), beside one of the undisturbed run. Both as three processes executed
+# them; and what the simulator says of the second.
 
 # %%
 executed = faulty_steps[2].executed
 simulated = faulty.ranks.simulate(faulty_steps[2])
 show(
     comparison_figure([smooth_steps[2].executed, executed]),
-    "Above, 1F1B undisturbed. Below, ZB-H1 with rank 2 half as slow again. It has to wait for "
-    "microbatch 3 a second time. It has two W in stock, but a schedule is an order, and nobody may "
-    "leave it because a message is late.",
+    "Above, 1F1B undisturbed. Below, ZB-H1 with rank 2 half as slow again, which sets the pace. Its "
+    "F 3 comes late: the activations had to be sent twice. W 0 covers most of that. There are two "
+    "more W in stock, but a schedule is an order, and nobody may leave it.",
 )
 difference = first_difference(executed, simulated)
 print("where executed and simulated differ:", difference or "nowhere")
