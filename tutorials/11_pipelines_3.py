@@ -365,7 +365,7 @@ for text, timeline in (("as its parts", apart), ("2.5 units", beside)):
 # ### What a slow link costs
 #
 # So far, messages were there at once. Lesson 10 found that 1F1B pays a hop's latency $c$ with every
-# microbatch: $[2(p-1)m/p + 2(p-2)]\,c$ in all. And ZB-H1? Measure what a latency adds to the
+# microbatch: $[2(p-1)m/p + 2(p-2)]\,c$ in all, where $p$ divides $m$. And ZB-H1? Measure what a latency adds to the
 # makespan, in units of $c$:
 
 

@@ -546,7 +546,7 @@ executed = faulty_steps[2].executed
 simulated = faulty.ranks.simulate(faulty_steps[2])
 show(
     comparison_figure([smooth_steps[2].executed, executed]),
-    "Above, 1F1B undisturbed. Below, ZB-H1 with rank 2 half as slow again, which sets the pace. Its "
+    "Above, 1F1B undisturbed. Below, ZB-H1 with rank 2 half as slow again; it sets the pace. Its "
     "F 3 comes late: the activations had to be sent twice. W 0 covers most of that. There are two "
     "more W in stock, but a schedule is an order, and nobody may leave it.",
 )
