@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from baremetal.data.track import Track, untracked
 from baremetal.kernels.cost import Cost
 from baremetal.nn import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig
 from baremetal.pipeline.errors import PipelineError
@@ -175,8 +176,15 @@ class StageCost(NamedTuple):
         return self.actions[Kind.F].flops + self.actions[Kind.B].flops
 
 
-def full_size_stages(full: FullSize, schedule: Schedule) -> tuple[list[Part], list[StageCost]]:
+def full_size_stages(
+    full: FullSize, schedule: Schedule, track: Track = untracked
+) -> tuple[list[Part], list[StageCost]]:
     """The stages of a full-size model, balanced by FLOP, and what each costs.
+
+    Args:
+        full: its sizes.
+        schedule: whose stages.
+        track: shows how far the family has been measured.
 
     Raises:
         PipelineError: fewer than two stages on a path, more than blocks, or a cost that is no
@@ -185,7 +193,7 @@ def full_size_stages(full: FullSize, schedule: Schedule) -> tuple[list[Part], li
     if len(schedule.paths[0]) < 2:
         raise PipelineError("a full-size model on one stage: give at least two")
     is_split = [splits_backward(schedule, stage) for stage in range(schedule.stages)]
-    grown = {split: _grown(full, split) for split in sorted(set(is_split))}
+    grown = {split: _grown(full, split, track) for split in sorted(set(is_split))}
     first, middle, last, _ = grown[is_split[0]]
     inner = [float(middle.flops)] * (full.layers - 2)
     parts = parts_of_stages(schedule, [float(first.flops), *inner, float(last.flops)])
@@ -197,10 +205,10 @@ def full_size_stages(full: FullSize, schedule: Schedule) -> tuple[list[Part], li
     return parts, found
 
 
-def _grown(full: FullSize, split: bool) -> list[StageCost]:
+def _grown(full: FullSize, split: bool, track: Track) -> list[StageCost]:
     """Of the full size: first, middle and last stage of one block each, and a further block."""
     at = full.small_head_widths
-    measured = [_measured(full, head_width, split) for head_width in at]
+    measured = [_measured(full, head_width, split) for head_width in track(at, "smaller models")]
     grown = []
     for family in zip(*measured, strict=True):
         rows = zip(*(member.numbers() for member in family), strict=True)

@@ -21,7 +21,7 @@ from baremetal.pipeline.job import Job
 from baremetal.pipeline.memory import StageMemory
 from baremetal.schedules import Kind
 from baremetal.schedules.flat import NONE
-from baremetal.schedules.report import SECONDS, figures, figures_text
+from baremetal.schedules.report import SECONDS, figures, rank_table
 from baremetal.schedules.timeline import Timeline
 from baremetal.schedules.times import Times
 from baremetal.trace import (
@@ -154,11 +154,13 @@ def _memory_by_rank(job: Job, memory: Mapping[int, StageMemory]) -> list[int]:
 
 def report_text(found: Mapping[str, Any]) -> str:
     """The same as text."""
-    schedule = {key: value for key, value in found.items() if key != "closed_form"}
     lines = [
-        figures_text(schedule),
-        *closed_form_lines(found),
+        rank_table(dict(found)),
+        "",
+        bubble_table(found),
+        "",
         simulator_line(found),
+        *closed_form_lines(found),
         "",
         memory_text(found["memory"]),
         rank_memory_line(found),
@@ -166,31 +168,35 @@ def report_text(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *speed_lines(found)])
 
 
+def bubble_table(found: Mapping[str, Any]) -> str:
+    """The bubble as executed, as simulated and by formula."""
+    ways = {"executed": found, "simulated": found["simulator"], "closed form": found["closed_form"]}
+    rows = [{"way": way, **figures} for way, figures in ways.items() if figures is not None]
+    columns = [
+        Column("way", "bubble", align="<"),
+        Column("bubble_span", "of the largest span", format_percent, ">"),
+        Column("bubble_makespan", "of the makespan", format_percent, ">"),
+        Column("makespan", "makespan", format_seconds, ">"),
+    ]
+    return table(rows, columns)
+
+
 def closed_form_lines(found: Mapping[str, Any]) -> list[str]:
-    """The formulas' answers, with what they assume."""
+    """What the formulas assume, and what they say beside the bubble."""
     forms = found["closed_form"]
     if forms is None:
         return [f"closed form: none is known for {found['schedule']}"]
-    times = " and F = I = W (none is known for others)" if forms["with_equal_F_I_W"] else ""
-    lines = [
-        f"closed form: {_bubble(forms, 'span')} of the largest span, "
-        f"{_bubble(forms, 'makespan')} of the makespan, for {forms['assumes']}{times}"
-    ]
+    lines = [f"closed form: for {forms['assumes']}"]
+    if forms["with_equal_F_I_W"]:
+        lines.append("             and F = I = W (none is known for other times)")
     if forms["makespan_with_transfer"] is not None and found["transfer"]:
         lines.append(
             f"             makespan {format_seconds(forms['makespan_with_transfer'])} with "
             f"{format_seconds(found['transfer'])} of transfer for every hop, if none queues"
         )
-    held = found["per_stage"]["peak_activations"]
-    expected = forms["peak_activations"]
+    held, expected = found["per_stage"]["peak_activations"], forms["peak_activations"]
     is_so = "as the formula says" if held == expected else f"by formula {_list(expected)}"
-    lines.append(f"microbatches held at most, by rank: {_list(held)}, {is_so}")
-    return lines
-
-
-def _bubble(forms: Mapping[str, Any], which: str) -> str:
-    bubble = forms[f"bubble_{which}"]
-    return "not known" if bubble is None else format_percent(bubble)
+    return [*lines, f"microbatches held at most, by rank: {_list(held)}, {is_so}"]
 
 
 def _list(values: Sequence[float]) -> str:
@@ -202,16 +208,12 @@ def simulator_line(found: Mapping[str, Any]) -> str:
     simulator = found["simulator"]
     if simulator["equal"]:
         return (
-            f"simulator: equal to the picosecond, in all {found['steps']} steps and "
+            f"simulator:   equal to the picosecond, in all {found['steps']} steps and "
             f"{found['messages']} messages"
         )
-    bubbles = (
-        f"{format_percent(simulator['bubble_span'])} of the largest span, "
-        f"{format_percent(simulator['bubble_makespan'])} of the makespan"
-    )
     if found["clock"] == "wall":
-        return f"simulator: {bubbles}; the ranks waited on a clock on the wall, with its noise"
-    return f"simulator: DIFFERENT, first in {simulator['first_difference']}; it says {bubbles}"
+        return "simulator:   the ranks waited on a clock on the wall, with all its noise"
+    return f"simulator:   DIFFERENT, first in {simulator['first_difference']}"
 
 
 def memory_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -242,7 +244,7 @@ def speed_lines(found: Mapping[str, Any]) -> list[str]:
     if "tokens_per_s_modelled" not in found:
         return []
     mfu = found["mfu_modelled"]
-    used = "" if mfu is None else f", {mfu:.2%} of its chips' peak (MFU)"
+    used = "" if mfu is None else f", {100 * mfu:.2f} % of its chips' peak (MFU)"
     lines = [
         "",
         f"modelled machine: {format_count(found['tokens_per_s_modelled'])} tokens/s{used}, "

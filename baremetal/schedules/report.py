@@ -64,6 +64,23 @@ def figure_time(time_ps: int, unit: str) -> float:
 def figures_text(found: dict[str, Any]) -> str:
     """The same for people: a line of what is largest, and a table by rank."""
     time = time_format(found["unit"])
+    head = (
+        f"{found['schedule']}: {found['stages']} ranks, {found['microbatches']} microbatches, "
+        f"{found['steps']} steps, makespan {time(found['makespan'])}"
+    )
+    foot = (
+        f"bubble: {format_percent(found['bubble_span'])} of the largest span "
+        f"({time(found['span'])}), {format_percent(found['bubble_makespan'])} of the makespan"
+    )
+    lines = [head, "", rank_table(found), "", foot]
+    if found.get("closed_form"):
+        lines.append(_closed_form_text(found["closed_form"], time))
+    return "\n".join(lines)
+
+
+def rank_table(found: dict[str, Any]) -> str:
+    """Each rank's span, work, bubbles, waiting and memory."""
+    time = time_format(found["unit"])
     stages = found["per_stage"]
     rows = [
         {"rank": rank} | {key: values[rank] for key, values in stages.items()}
@@ -80,18 +97,7 @@ def figures_text(found: dict[str, Any]) -> str:
         Column("host_overhead", "host", time, ">"),
         Column("peak_activations", "microbatches held", ".4g", ">"),
     ]
-    head = (
-        f"{found['schedule']}: {found['stages']} ranks, {found['microbatches']} microbatches, "
-        f"{found['steps']} steps, makespan {time(found['makespan'])}"
-    )
-    foot = (
-        f"bubble: {format_percent(found['bubble_span'])} of the largest span "
-        f"({time(found['span'])}), {format_percent(found['bubble_makespan'])} of the makespan"
-    )
-    lines = [head, "", table(rows, columns), "", foot]
-    if found.get("closed_form"):
-        lines.append(_closed_form_text(found["closed_form"], time))
-    return "\n".join(lines)
+    return table(rows, columns)
 
 
 def _closed_form_text(forms: dict[str, float], time: Callable[[float], str]) -> str:

@@ -9,6 +9,8 @@ own goes on to its end, so that letters alone tell where one ends and the next b
 second, fourth ... chunk is in lower case, and with it the mirrored copies.
 """
 
+import textwrap
+
 import numpy as np
 
 from baremetal.errors import BaremetalError
@@ -61,7 +63,8 @@ def draw_text(
         lines.append(label.ljust(indent) + _draw_rank(timeline, rank, columns, colour))
     end = time_format(unit)(figure_time(timeline.makespan_ps, unit))
     scale = " " * indent + "0" + end.rjust(columns - 1)
-    return "\n".join([*lines, scale, "", _legend(timeline), caption(timeline)])
+    notes = [*_legend(timeline, width), *textwrap.wrap(caption(timeline), width)]
+    return "\n".join([*lines, scale, "", *notes])
 
 
 def _even(columns: int, timeline: Timeline) -> int:
@@ -117,8 +120,16 @@ def _marks(timeline: Timeline) -> list[str]:
     return [letter for letter in WORDS if letter in used]
 
 
-def _legend(timeline: Timeline) -> str:
+def _legend(timeline: Timeline, width: int) -> list[str]:
+    """What the letters mean, in as many lines as it takes."""
     words = [WORDS[letter] for letter in _marks(timeline)]
     if timeline.schedule.chunks > 1:
         words.append("lower case: every second chunk of a rank")
-    return "  ".join([*words, f"{IDLE} idle"])
+    lines = [""]
+    for word in [*words, f"{IDLE} idle"]:
+        longer = f"{lines[-1]}  {word}".lstrip()
+        if len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [line for line in lines if line]

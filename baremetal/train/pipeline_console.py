@@ -96,15 +96,17 @@ class PipelineConsole(Console):
         last, job, ranks = self.pipeline.last, self.pipeline.job, self._ranks
         if last is None or ranks is None:
             return {}
-        found = report(job, last.executed, ranks.simulate(last), ranks.times, ranks.memory)
+        simulated = ranks.simulate(last)
+        found = report(job, last.executed, simulated, ranks.times, ranks.memory)
         found |= speed(
-            job, last.executed.makespan_ps, self.trainer.config.tokens_per_step,
+            job, simulated.makespan_ps, self.trainer.config.tokens_per_step,
             self.flops_per_step, self._step_time_s(),
         )  # fmt: skip
         found["step"] = last.number + 1
         found["files"] = self._draw(last.executed, last.number + 1)
         width = min(max(shutil.get_terminal_size().columns, NARROW), WIDE)
-        self.say(f"\nstep {last.number + 1} on the modelled machine\n")
+        where = "the modelled machine" if job.clock == "virtual" else "a clock on the wall"
+        self.say(f"\nstep {last.number + 1} on {where}\n")
         self.say(draw_text(last.executed, width, supports_colour(sys.stdout)))
         self.say(f"\n{report_text(found)}")
         for what, path in found["files"].items():

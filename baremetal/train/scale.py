@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from baremetal.data.track import untracked
 from baremetal.errors import BaremetalError
 from baremetal.machine import find_chip, find_link
 from baremetal.machine.catalogue import Entry
@@ -38,6 +39,7 @@ from baremetal.trace import Column, format_bytes, format_count, format_seconds, 
 from baremetal.trace.files import write_atomically
 from baremetal.train.build import build_data, build_model
 from baremetal.train.config import TrainConfig
+from baremetal.train.console import bar_when_slow
 from baremetal.train.pipelined import make_job
 
 PS_PER_S = 10**12
@@ -121,6 +123,7 @@ def scale(given: ScaleOptions) -> dict[str, Any]:
     unscaled = replace(scaled, chip=full.chip, link=full.link)
     full_outcome = outcome(full.play())
     return {
+        "models": _models(given, job),
         "full": _described(full),
         "scaled": _described(scaled),
         "unscaled": machine_numbers(unscaled) | outcome(unscaled.play()),
@@ -187,7 +190,8 @@ def _full_pipeline(given: ScaleOptions, job: Job) -> Pipeline:
             "least 1 of each"
         )
     full, value_bytes = _full_size(given), VALUE_BYTES[precision]
-    _, costs = full_size_stages(full, job.schedule)
+    track = untracked if given.json else bar_when_slow
+    _, costs = full_size_stages(full, job.schedule, track)
     values = full.samples * full.context * full.width
     return Pipeline(
         schedule=job.schedule,
@@ -271,6 +275,18 @@ def _described(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
+def _models(given: ScaleOptions, job: Job) -> dict[str, str]:
+    """Both in words, with what is assumed."""
+    full, chips = _full_size(given), given.full_chips
+    assumed = f", {chips} chips a stage (what these tell each other is not counted)"
+    return {
+        "full": f"{given.full}: {full.layers} layers, width {full.width}, microbatches of "
+        f"{full.samples} x {full.context} tokens{assumed if chips > 1 else ''}; {full.source}",
+        "scaled": f"{given.model}: {given.layers} layers, width {given.width}, microbatches of "
+        f"{job.samples} x {job.context} tokens",
+    }
+
+
 def _rows(ratios: Sequence[Ratio]) -> list[dict[str, Any]]:
     return [{**ratio._asdict(), "residue": ratio.residue} for ratio in ratios]
 
@@ -300,6 +316,8 @@ def scale_text(found: dict[str, Any]) -> str:
     config = found["files"]["config"]
     return "\n".join(
         [
+            *(f"{which:<7} {words}" for which, words in found["models"].items()),
+            "",
             table(_sizes(found), [Column("what", "", align="<"), "full size", "scaled"]),
             "",
             table(found["machine"], _head("of the machine: equal by construction")),
@@ -310,9 +328,9 @@ def scale_text(found: dict[str, Any]) -> str:
             "",
             table(before, unscaled),
             "",
-            f"(weights, gradients and Adam's state, {STATE_BYTES} B a parameter, take "
-            f"{share['full']:.2f} of a full-size chip's memory, and {share['scaled']:.2f} of a "
-            "scaled one's: they do not scale with activations)",
+            f"(Weights, gradients and Adam's state, {STATE_BYTES} B a parameter, take "
+            f"{share['full']:.2f} of a full-size chip's memory",
+            f"and {share['scaled']:.2f} of a scaled one's: they do not scale as activations do.)",
             "",
             *(f"wrote {path}" for path in found["files"].values()),
             f"run it:  baremetal train --config {config}",

@@ -92,7 +92,7 @@ def test_a_report_is_json_and_says_whether_the_simulator_agrees():
     assert found["memory_by_rank"] == [465 + job.message_bytes * slots[1],
                                        465 + job.message_bytes * slots[0]]  # fmt: skip
     text = report_text(found)
-    assert "simulator: equal to the picosecond, in all 16 steps and 8 messages" in text
+    assert "simulator:   equal to the picosecond, in all 16 steps and 8 messages" in text
     assert "microbatches held at most, by rank: 2 1, as the formula says" in text
     assert "640 tokens/s" not in text
     assert "this computer:    320 tokens/s" in text

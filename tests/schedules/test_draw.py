@@ -49,10 +49,18 @@ def test_steps_that_last_as_long_are_drawn_as_long():
 
 
 def test_text_says_both_bubbles_and_the_peak():
-    last = draw_text(played(), width=60).splitlines()[-1]
+    last = " ".join(draw_text(played(), width=60).splitlines()[-2:])
     assert "33.3 % of the largest span" in last
     assert "33.3 % of the makespan" in last
     assert last.endswith("most microbatches held on a rank: 2")
+
+
+@pytest.mark.parametrize("width", [24, 60, 100])
+def test_no_line_is_wider_than_asked_for(width):
+    schedule = make_schedule("dualpipe", 4, 8)  # all letters that there are
+    text = draw_text(simulate(schedule, Times.uniform(schedule.stages, 5, 5, 5)), width=width)
+    longest = "lower case: every second chunk of a rank"  # is not broken in two
+    assert max(len(line) for line in text.splitlines()) <= max(width, len(longest))
 
 
 def test_chunks_and_pairs_in_text():
