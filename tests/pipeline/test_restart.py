@@ -39,8 +39,6 @@ def test_a_restarted_run_ends_with_the_bits_of_one_that_was_never_interrupted(tm
         in said[1]
     )
     assert said[1].endswith("; restarted from step 4")
-    metrics = [row["step"] for row in RunFolder(tmp_path / "rough").rows()]
-    assert metrics == sorted(set(metrics))
 
 
 class Failing:
@@ -99,9 +97,12 @@ def test_a_damaged_last_checkpoint_is_passed_over(tmp_path):
         last = save_checkpoint(run.checkpoints, step, tensors=tensors, state={}, keep=3)
     damaged = next(last.glob("model*"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
+    for step in (1, 2, 3):
+        run.log({"step": step, "train_loss": 1.0, "val_loss": None, "time_s": 1.0})
     trainer = Failing([3])
     Restarts(trainer, run).fit()
     assert trainer.began_with == [0, 1]
+    assert [row["step"] for row in run.rows()] == [1]  # the others are done again
 
 
 def test_without_it_the_message_names_the_checkpoint_and_the_command(tmp_path):

@@ -72,7 +72,8 @@ def test_twice_ends_at_once(tmp_path, records):
 
 
 def test_kill_of_the_supervisor_ends_the_ranks_and_the_next_start_cleans_up(tmp_path, records):
-    with training(tmp_path, "step ") as process:
+    # One rank hangs, the other waits for it: neither would notice by itself.
+    with training(tmp_path, "step ", "--fault", "hang rank 1 step 2 action 1F1") as process:
         process.kill()
         process.communicate()  # returns when the last rank is gone, for they hold its pipes
     (record,) = records.glob("*.run")
