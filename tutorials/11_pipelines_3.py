@@ -11,6 +11,7 @@
 # introduces: baremetal.schedules.zb_h1, baremetal.schedules.zb_h2, baremetal.schedules.zb_v
 # introduces: baremetal.schedules.v_half, baremetal.schedules.v_min
 # introduces: baremetal.schedules.dualpipe, baremetal.schedules.dualpipev
+import functools
 from fractions import Fraction
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from baremetal.schedules.picture import comparison_figure, schedule_figure
 from baremetal.schedules.report import UNITS
 from baremetal.schedules.simulate import simulate
 from baremetal.schedules.times import Times
+from baremetal.schedules.wiring import wire
 from baremetal.schedules.zb_h1 import split_1f1b
 from baremetal.schedules.zb_v import rank_order
 from baremetal.trace import Line, line_figure, style, table
@@ -175,14 +177,17 @@ def by_words(p, m, order):
     return from_text("\n".join(lines), name=f"{order.__name__}, m = {m}")
 
 
+wired = functools.cache(wire)  # who sends what to whom: worked out once for each schedule
+
+
 def played(schedule, F=1, I=1, W=1, c=0, pair=None):
     """The schedule's timeline, with times of a rank's whole share and a latency, in units."""
-    ranks, chunks = len(schedule.ranks), len(schedule.paths[0]) // len(schedule.ranks)
+    chunks = len(schedule.paths[0]) // len(schedule.ranks)
     times = [int(time * UNIT) // chunks for time in (F, I, W)]
     overlap = None if pair is None else int(pair * UNIT) // chunks
+    every = Times.uniform(schedule.stages, *times, overlap_ps=overlap)
     link = Link("hop", bandwidth_bps=None, latency_ps=int(c * UNIT)) if c else None
-    assert ranks * chunks == len(schedule.paths[0])
-    return simulate(schedule, Times.uniform(schedule.stages, *times, overlap_ps=overlap), link=link)
+    return simulate(wired(schedule), every, link=link)
 
 
 def idle(timeline):
@@ -365,14 +370,17 @@ for text, timeline in (("as its parts", apart), ("2.5 units", beside)):
 # ### What a slow link costs
 #
 # So far, messages were there at once. Lesson 10 found that 1F1B pays a hop's latency $c$ with every
-# microbatch: $[2(p-1)m/p + 2(p-2)]\,c$ in all, where $p$ divides $m$. And ZB-H1? Measure what a latency adds to the
-# makespan, in units of $c$:
+# microbatch: $[2(p-1)m/p + 2(p-2)]\,c$ in all, where $p$ divides $m$. And ZB-H1? Measure
+# what a latency adds to the makespan, in units of $c$:
 
 
 # %%
+named = functools.cache(make_schedule)  # it will be asked for again and again
+
+
 def price(name, p, m, c):
     """What latency c adds to the makespan, in units of c."""
-    schedule = make_schedule(name, p, m)
+    schedule = named(name, p, m)
     return (played(schedule, c=c).makespan_ps - played(schedule).makespan_ps) / UNIT / c
 
 
@@ -411,8 +419,8 @@ print(table(rows, ["price in units of c", "c", *(f"m = {m}" for m in COUNTS)]))
 # %%
 def slope(name, p, n, c, F=1, I=1, W=1):
     """What another microbatch adds to the makespan, beyond its work; in units."""
-    few, many = (played(make_schedule(name, p, k * n), F, I, W, c).makespan_ps for k in (12, 24))
-    return Fraction(many - few, 12 * n * UNIT) - Fraction(F + I + W)
+    few, many = (played(named(name, p, k * n), F, I, W, c).makespan_ps for k in (6, 12))
+    return Fraction(many - few, 6 * n * UNIT) - Fraction(F + I + W)
 
 
 for name, p, n in (
