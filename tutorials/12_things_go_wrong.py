@@ -20,7 +20,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
-from baremetal.train.restart import Restarts, fit_or_say_how_to_go_on
 from lesson import agree, check, finish, quote, show, starting  # tutorials/lesson.py
 
 from baremetal.checkpoint import load_checkpoint
@@ -39,6 +38,7 @@ from baremetal.trace import Line, format_percent, line_figure, table
 from baremetal.train.build import build_data
 from baremetal.train.config import TrainConfig
 from baremetal.train.pipelined import PipelineTrainer
+from baremetal.train.restart import Restarts, fit_or_say_how_to_go_on
 from baremetal.train.run_folder import RunFolder
 from baremetal.train.trainer import Trainer
 
@@ -260,10 +260,12 @@ print(table(rows, ["added to a step, us", "least", "mean", "most"]))
 # From here on, real processes: a small model on three ranks, a modelled link with a timeout of
 # 20 us after which a lost message is sent again, and faults on purpose. They are written as a line
 # of text; so they happen at the same place each time. One run without, by 1F1B, and one with three
-# faults, by ZB-H1, whose rank 2 is slow into the bargain:
+# faults, by ZB-H1, whose rank 2 is slow into the bargain. (On the command line the options have the
+# same names: `baremetal train --stages 3 --straggler 2:1.5 --fault "drop 0F0 step 2" --restart`.)
 
 # %%
-folder = Path(tempfile.mkdtemp(prefix="lesson_12_"))
+room = tempfile.TemporaryDirectory(prefix="lesson_12_")  # gone when the lesson ends
+folder = Path(room.name)
 link_file = folder / "link.toml"
 link_file.write_text(
     """
