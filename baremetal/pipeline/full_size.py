@@ -30,6 +30,7 @@ import numpy as np
 
 from baremetal.kernels.cost import Cost
 from baremetal.nn import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig
+from baremetal.pipeline.costs import summed
 from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.partition import Part, parts_of_stages
 from baremetal.pipeline.stage import Stage
@@ -195,15 +196,20 @@ class StageCost(NamedTuple):
         return StageCost(launches, int(self.slot_bytes * share), self.parameters // chips)
 
     @property
-    def work(self) -> dict[Kind, Cost]:
-        """Of the actions that make up a microbatch: F and B, or F, I and W if backward is split."""
-        left_out = Kind.B if Kind.I in self.actions else None
-        return {kind: cost for kind, cost in self.actions.items() if kind is not left_out}
+    def actions(self) -> Mapping[Kind, Cost]:
+        """FLOP and bytes of each kind of action."""
+        return summed(self.launches)
+
+    @property
+    def work(self) -> list[Kind]:
+        """The actions that make up a microbatch: F and B, or F, I and W if backward is split."""
+        left_out = Kind.B if Kind.I in self.launches else None
+        return [kind for kind in self.launches if kind is not left_out]
 
     @property
     def flops(self) -> int:
         """Of forward and backward."""
-        return sum(cost.flops for kind in (Kind.F, Kind.B) for cost in self.launches[kind])
+        return self.actions[Kind.F].flops + self.actions[Kind.B].flops
 
 
 def full_size_stages(full: FullSize, schedule: Schedule) -> tuple[list[Part], list[StageCost]]:

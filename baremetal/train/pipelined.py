@@ -150,7 +150,8 @@ def _faults(config: TrainConfig, wiring: Wiring) -> tuple[Fault, ...]:
 def _chip(config: TrainConfig) -> Chip:
     """The modelled chip, one that computes in the precision that is asked for."""
     chip = find_chip(config.chip)
-    chip.peak(config.modelled_precision)
+    if config.charge == "roofline":
+        chip.peak(config.modelled_precision)
     return chip
 
 
