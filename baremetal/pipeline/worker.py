@@ -190,8 +190,7 @@ class Worker:
     ) -> None:
         """Take what belongs to this rank from a whole model's weights and optimiser state."""
         for stage in self._stages.values():
-            for name, parameter in stage.named_parameters():
-                parameter.data[...] = weights[name]
+            stage.load_state_dict(weights)
         if optimizer is not None:
             self._update.load_state_dict(optimizer)
 
