@@ -54,7 +54,17 @@ def block_costs(model: LanguageModel, shape: tuple[int, int], by: Measure = "flo
 
 
 def action_costs(stage: Stage, shape: tuple[int, int]) -> dict[Kind, Cost]:
-    """The cost of each kind of action of a stage, for a microbatch of shape (B, T).
+    """The cost of each kind of action of a stage: the sum of `launch_costs`."""
+    return summed(launch_costs(stage, shape))
+
+
+def summed(launches: Mapping[Kind, Sequence[Cost]]) -> dict[Kind, Cost]:
+    """What the launches of each kind of action cost together."""
+    return {kind: sum(costs, ZERO) for kind, costs in launches.items()}
+
+
+def launch_costs(stage: Stage, shape: tuple[int, int]) -> dict[Kind, list[Cost]]:
+    """The cost of every launch of each kind of action of a stage, for a microbatch of (B, T).
 
     Of a microbatch that adds to gradients that are there; the first of a step, which overwrites
     them, moves a little less. B is I and W.
@@ -62,7 +72,7 @@ def action_costs(stage: Stage, shape: tuple[int, int]) -> dict[Kind, Cost]:
     Raises:
         PipelineError: the stage has gradients, which a rehearsal would spoil.
     """
-    found: dict[Kind, Cost] = {}
+    found: dict[Kind, list[Cost]] = {}
 
     def note(kind: Kind, call: Callable[[], Any]) -> None:
         costs: list[Cost] = []
@@ -73,24 +83,38 @@ def action_costs(stage: Stage, shape: tuple[int, int]) -> dict[Kind, Cost]:
 
         with CPU.listen(listen):
             call()
-        found[kind] = sum(costs, ZERO)  # of the second microbatch in the end
+        found[kind] = costs  # of the second microbatch in the end
 
     _rehearse(stage, shape, note, microbatches=2)
     found[Kind.B] = found[Kind.I] + found[Kind.W]
     return found
 
 
-def roofline_times(by_stage: Sequence[Mapping[Kind, Cost]], chip: Chip, precision: str) -> Times:
-    """What every kind of action of every stage takes on a chip: the roofline of its cost.
+def roofline_times(
+    by_stage: Sequence[Mapping[Kind, Sequence[Cost]]], chip: Chip, precision: str
+) -> Times:
+    """What every kind of action of every stage takes on a chip: its launches, one after another.
 
-    0 for a kind that a stage never performs.
+    Each launch by roofline, not their sum, by which one's arithmetic would hide behind another's
+    traffic: launches wait for one another. Each has its overhead, if the chip has any.
+
+    Bytes are those that move here, in float32, also where the chip computes in something narrower:
+    more than it would move if it stored what it computes with.
+
+    Args:
+        by_stage: of each kind of action the costs of its launches (`launch_costs`); a kind that a
+            stage never performs takes 0.
+        chip: which.
+        precision: in which it computes.
+
+    Raises:
+        MachineError: the chip has no such precision.
     """
 
     def of(kind: Kind) -> tuple[int, ...]:
-        found = [costs.get(kind) for costs in by_stage]
         return tuple(
-            0 if cost is None else chip.time_ps(int(cost.flops), int(cost.size_bytes), precision)
-            for cost in found
+            chip.sum_ps([(c.flops, c.size_bytes) for c in launches.get(kind, [])], precision)
+            for launches in by_stage
         )
 
     return Times(of(Kind.F), of(Kind.I), of(Kind.W), of(Kind.B))

@@ -6,13 +6,13 @@ in the same words, from a plan.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from baremetal.kernels.cost import Cost
 from baremetal.nn.language_model import IGNORE_INDEX
-from baremetal.pipeline.costs import action_costs
+from baremetal.pipeline.costs import launch_costs
 from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.passage import Passage
 from baremetal.pipeline.runner import Batch, StageRunner
@@ -39,9 +39,9 @@ class EagerStage(StageRunner):
         self._gradients: dict[int, np.ndarray] = {}
 
     @functools.cached_property
-    def costs(self) -> Mapping[Kind, Cost]:
+    def launch_costs(self) -> Mapping[Kind, Sequence[Cost]]:
         """Of a rehearsal with random tokens: what a router decides changes them a little."""
-        return action_costs(self.stage, self._shape)
+        return launch_costs(self.stage, self._shape)
 
     def begin_step(self, batch: Batch) -> None:
         super().begin_step(batch)

@@ -103,7 +103,8 @@ class Executor:
         """All actions of one training step; gradients are added to the parameters'.
 
         Args:
-            batch: the step's tokens, on ranks that hold a first or a last stage.
+            batch: the step's tokens. Ranks in the middle need the targets, too: how many count is what
+                losses are divided by, and a mixture of experts has some loss on every stage.
             clock: at the beginning of the phase.
 
         Raises:

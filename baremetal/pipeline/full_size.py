@@ -19,6 +19,8 @@ What it is not: a measurement of that model. It is what *these* kernels would do
 moved once; storage of 2 bytes counts half of the bytes that float32 moves.
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -29,6 +31,7 @@ import numpy as np
 from baremetal.data.track import Track, untracked
 from baremetal.kernels.cost import Cost
 from baremetal.nn import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig
+from baremetal.pipeline.costs import summed
 from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.partition import Part, parts_of_stages
 from baremetal.pipeline.stage import Stage
@@ -120,12 +123,12 @@ class StageCost(NamedTuple):
     """What a stage does and keeps for a microbatch.
 
     Attributes:
-        actions: FLOP and bytes of each kind of action.
+        launches: FLOP and bytes of every launch of each kind of action.
         slot_bytes: kept from F to W, in float32.
         parameters: how many.
     """
 
-    actions: Mapping[Kind, Cost]
+    launches: Mapping[Kind, Sequence[Cost]]
     slot_bytes: int
     parameters: int
 
@@ -133,24 +136,53 @@ class StageCost(NamedTuple):
     def of(cls, stage: CapturedStage) -> "StageCost":
         """Of a stage that is there."""
         parameters = sum(parameter.size for _, parameter in stage.stage.named_parameters())
-        return cls(stage.costs, stage.segments.memory.slot_bytes, parameters)
+        return cls(stage.launch_costs, stage.segments.memory.slot_bytes, parameters)
 
     def numbers(self) -> list[int]:
         """All of it in a row."""
-        flat = [n for cost in self.actions.values() for n in (cost.flops, cost.size_bytes)]
+        every = itertools.chain.from_iterable(self.launches.values())
+        flat = [n for cost in every for n in (cost.flops, cost.size_bytes)]
         return [*flat, self.slot_bytes, self.parameters]
 
     def like(self, numbers: Sequence[int]) -> "StageCost":
         """One with other numbers."""
         *flat, slot_bytes, parameters = numbers
         pairs = zip(flat[::2], flat[1::2], strict=True)
-        actions = {kind: Cost(*pair) for kind, pair in zip(self.actions, pairs, strict=True)}
-        return StageCost(actions, slot_bytes, parameters)
+        launches = {
+            kind: [Cost(*next(pairs)) for _ in costs] for kind, costs in self.launches.items()
+        }
+        return StageCost(launches, slot_bytes, parameters)
 
     def plus(self, blocks: int, block: "StageCost") -> "StageCost":
         """With so many blocks more."""
-        pairs = zip(self.numbers(), block.numbers(), strict=True)
-        return self.like([own + blocks * more for own, more in pairs])
+        launches = {
+            kind: [*costs, *blocks * list(block.launches[kind])]
+            for kind, costs in self.launches.items()
+        }
+        return StageCost(
+            launches,
+            self.slot_bytes + blocks * block.slot_bytes,
+            self.parameters + blocks * block.parameters,
+        )
+
+    def without(self, part: "StageCost") -> "StageCost":
+        """What it has more than a part of it.
+
+        Raises:
+            PipelineError: that is no part: it has launches that are none of ours.
+        """
+        launches: dict[Kind, list[Cost]] = {}
+        for kind, costs in self.launches.items():
+            more, less = Counter(costs), Counter(part.launches[kind])
+            if not less <= more:
+                raise PipelineError(
+                    f"{kind.name} of two blocks launches less than that of one: what a block costs "
+                    "cannot be told from their difference"
+                )
+            launches[kind] = [*(more - less).elements()]
+        return StageCost(
+            launches, self.slot_bytes - part.slot_bytes, self.parameters - part.parameters
+        )
 
     def stored(self, value_bytes: int, chips: int) -> "StageCost":
         """With values of so many bytes instead of float32's 4, and spread evenly over chips.
@@ -158,17 +190,22 @@ class StageCost(NamedTuple):
         What these chips say to each other (tensor parallelism's collectives) is not counted.
         """
         share = Fraction(value_bytes, 4 * chips)
-        actions = {
-            kind: Cost(cost.flops // chips, int(cost.size_bytes * share))
-            for kind, cost in self.actions.items()
+        launches = {
+            kind: [Cost(cost.flops // chips, int(cost.size_bytes * share)) for cost in costs]
+            for kind, costs in self.launches.items()
         }
-        return StageCost(actions, int(self.slot_bytes * share), self.parameters // chips)
+        return StageCost(launches, int(self.slot_bytes * share), self.parameters // chips)
 
     @property
-    def work(self) -> dict[Kind, Cost]:
-        """Of the actions that make up a microbatch: F and B, or F, I and W if backward is split."""
-        left_out = Kind.B if Kind.I in self.actions else None
-        return {kind: cost for kind, cost in self.actions.items() if kind is not left_out}
+    def actions(self) -> Mapping[Kind, Cost]:
+        """FLOP and bytes of each kind of action."""
+        return summed(self.launches)
+
+    @property
+    def work(self) -> list[Kind]:
+        """The actions that make up a microbatch: F and B, or F, I and W if backward is split."""
+        left_out = Kind.B if Kind.I in self.launches else None
+        return [kind for kind in self.launches if kind is not left_out]
 
     @property
     def flops(self) -> int:
@@ -213,11 +250,13 @@ def _grown(full: FullSize, split: bool, track: Track) -> list[StageCost]:
     for family in zip(*measured, strict=True):
         rows = zip(*(member.numbers() for member in family), strict=True)
         grown.append(family[0].like([extrapolated(at, row, full.head_width) for row in rows]))
-    return grown
+    first, middle, last, two = grown
+    return [first, middle, last, two.without(middle)]
 
 
 def _measured(full: FullSize, head_width: int, split: bool) -> list[StageCost]:
-    """The same of a member of the family that is small enough to be built."""
+    """Of a member of the family that is small enough to be built: stages of one block, the first, a
+    middle and the last one; and one of two blocks in the middle."""
     small = full.shrunken(head_width, layers=4)
     model, shape = small.build(), (small.samples, small.context)
 
@@ -225,8 +264,7 @@ def _measured(full: FullSize, head_width: int, split: bool) -> list[StageCost]:
         stage = Stage(model, Part(start, stop, small.layers))
         return StageCost.of(CapturedStage(stage, shape, slots=1, split=split))
 
-    first, middle, last, two = cost(0, 1), cost(1, 2), cost(3, 4), cost(1, 3)
-    return [first, middle, last, two.plus(-1, middle)]
+    return [cost(0, 1), cost(1, 2), cost(3, 4), cost(1, 3)]
 
 
 def extrapolated(at: Sequence[int], values: Sequence[int], wanted: int) -> int:

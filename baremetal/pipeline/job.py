@@ -18,6 +18,7 @@ from baremetal.machine.link import Link
 from baremetal.nn import LanguageModel
 from baremetal.optim import Optimizer
 from baremetal.pipeline.copies import Holders
+from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.faults import Fault
 from baremetal.pipeline.lanes import lane_slots, schedule_lanes
 from baremetal.pipeline.partition import Part
@@ -52,7 +53,8 @@ class Job:
         samples, context, width: a microbatch is (samples, context) tokens, and its activations are
             (samples, context, width).
         dtype: of activations.
-        clock: virtual, or wall: receivers really wait.
+        clock: virtual, or wall: receivers really wait, and work lasts as long as it does here (so
+            its charge is what was measured, and host overhead and stragglers have no effect).
         charge: what actions are charged: the chip's roofline, `times`, or what was measured.
         times: for `unit`.
         chip, link: of the modelled machine; no link: messages are there at once.
@@ -67,6 +69,9 @@ class Job:
         block_costs, balanced_in: of each block, and their unit: what the parts were cut by.
         faults: what goes wrong on purpose.
         first_step: of the training, with which the processes begin.
+
+    Raises:
+        PipelineError: a clock on the wall with another charge than what was measured.
     """
 
     schedule: Schedule
@@ -95,6 +100,13 @@ class Job:
     balanced_in: str = "FLOP"
     faults: Sequence[Fault] = ()
     first_step: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clock == "wall" and self.charge != "measured":
+            raise PipelineError(
+                f"charge {self.charge} on a clock on the wall, where work lasts as long as it does "
+                "here: give charge measured, or a virtual clock"
+            )
 
     @property
     def ranks(self) -> int:

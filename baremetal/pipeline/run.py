@@ -114,7 +114,7 @@ class PipelineRun:
     Attributes:
         ranks: the processes.
         times: what each kind of action of each stage is charged; None if that is measured.
-        costs: by stage and kind, FLOP and bytes.
+        launch_costs: by stage and kind of action, FLOP and bytes of every launch.
         memory: by stage, what it holds.
 
     Raises:
@@ -144,9 +144,9 @@ class PipelineRun:
         self.ranks.close()
 
     def _prepare(self) -> None:
-        self.costs: dict[int, Mapping[Kind, Cost]] = {}
+        self.launch_costs: dict[int, Mapping[Kind, Sequence[Cost]]] = {}
         for found in self.ranks.call("prepare"):
-            self.costs |= found
+            self.launch_costs |= found
         self.times = self._times()
         table = None
         if self.times is not None:
@@ -176,7 +176,7 @@ class PipelineRun:
             return job.times
         if job.chip is None:
             raise PipelineError("a roofline needs a chip: give one (--chip)")
-        by_stage = [self.costs[stage] for stage in range(job.schedule.stages)]
+        by_stage = [self.launch_costs[stage] for stage in range(job.schedule.stages)]
         return roofline_times(by_stage, job.chip, job.precision)
 
     # ------------------------------------------------------------ steps

@@ -16,7 +16,7 @@ There are two: `EagerStage` and `CapturedStage`. The bits are the same.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy as np
 from baremetal.autograd import Tensor, no_grad
 from baremetal.kernels.cost import Cost
 from baremetal.nn.language_model import IGNORE_INDEX
+from baremetal.pipeline.costs import summed
 from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.stage import Stage
 from baremetal.schedules import Kind
@@ -83,8 +84,13 @@ class StageRunner(ABC):
 
     @property
     @abstractmethod
+    def launch_costs(self) -> Mapping[Kind, Sequence[Cost]]:
+        """FLOP and bytes of every launch of one action of each kind that the stage performs."""
+
+    @property
     def costs(self) -> Mapping[Kind, Cost]:
         """FLOP and bytes of one action of each kind that the stage performs."""
+        return summed(self.launch_costs)
 
     @abstractmethod
     def activation_in(self, microbatch: int) -> np.ndarray:

@@ -30,8 +30,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
+from baremetal.kernels.cost import Cost
 from baremetal.machine.chip import Chip
 from baremetal.machine.link import Link
 from baremetal.pipeline.costs import roofline_times
@@ -64,10 +66,10 @@ class Pipeline:
     link: Link
     precision: str
 
-    @property
+    @cached_property
     def times(self) -> Times:
         """Of all actions, by roofline."""
-        return roofline_times([stage.actions for stage in self.stages], self.chip, self.precision)
+        return roofline_times([stage.launches for stage in self.stages], self.chip, self.precision)
 
     @property
     def share(self) -> dict[Kind, Fraction]:
@@ -85,15 +87,20 @@ class Pipeline:
         return sum(self.share.values(), Fraction(0))
 
     @property
-    def actions_per_rank(self) -> Fraction:
-        """How many actions that is: launch overhead comes with each."""
-        actions = sum(len(self.stages[stage].work) for stage in self.schedule.paths[0])
-        return Fraction(actions, len(self.schedule.ranks))
+    def launches(self) -> list[Cost]:
+        """What every launch of a microbatch costs, over all stages of its path."""
+        own = [self.stages[stage] for stage in self.schedule.paths[0]]
+        return [cost for stage in own for kind in stage.work for cost in stage.launches[kind]]
+
+    @property
+    def overhead_ps(self) -> Fraction:
+        """Of all launches that a rank makes for a microbatch, on average."""
+        each_ps = self.chip.launch_overhead_ps
+        return Fraction(len(self.launches) * each_ps, len(self.schedule.ranks))
 
     def total(self) -> tuple[int, int, int]:
         """FLOP, bytes moved and bytes kept by a microbatch, over all stages of its path."""
-        own = [self.stages[stage] for stage in self.schedule.paths[0]]
-        costs = [cost for stage in own for cost in stage.work.values()]
+        costs, own = self.launches, [self.stages[stage] for stage in self.schedule.paths[0]]
         flops, moved = (sum(cost.flops for cost in costs), sum(cost.size_bytes for cost in costs))
         return flops, moved, sum(stage.slot_bytes for stage in own)
 
@@ -200,12 +207,11 @@ def _scaled_chip(full: Pipeline, stages: Sequence[StageCost], stretch: Fraction)
     )
     rates = Fraction(small_flops, flops) / stretch, Fraction(small_moved, moved) / stretch
     first = _with_rates(chip, full.precision, *rates)
-    # Where both sides of the roofline matter, the small actions need not lie on the same sides; one
-    # factor for both rates keeps their ratio and makes the work last as long as it should.
+    # Where both sides of the roofline matter, the small launches need not lie on the same sides;
+    # one factor for both rates keeps their ratio and makes the work last as long as it should.
     small = replace(full, stages=stages, chip=first)
-    overhead_ps = small.actions_per_rank * first.launch_overhead_ps
-    wanted_ps = stretch * full.work_ps - overhead_ps
-    factor = (small.work_ps - overhead_ps) / wanted_ps
+    wanted_ps = stretch * full.work_ps - small.overhead_ps
+    factor = (small.work_ps - small.overhead_ps) / wanted_ps
     final = _with_rates(chip, full.precision, *(rate * factor for rate in rates))
     capacity = Fraction(small_kept, kept)
     return replace(

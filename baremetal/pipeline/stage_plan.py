@@ -6,7 +6,7 @@ kept. How many microbatches are in flight at once, and so how often their memory
 from the schedule: a microbatch takes a slot with its F and gives it back after its W (or B).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,13 +110,16 @@ class CapturedStage(StageRunner):
         return cls(stage, shape, slots, split=split, cotangent=cotangent)
 
     @property
-    def costs(self) -> Mapping[Kind, Cost]:
+    def launch_costs(self) -> Mapping[Kind, Sequence[Cost]]:
         """As planned. I and W have none of their own if backward is captured as one."""
-        costs = {Kind.F: self.segments[FORWARD].cost}
+        costs = {Kind.F: self._planned(FORWARD)}
         if not self._splits:
-            return costs | {Kind.B: self.segments[BACKWARD].cost}
-        halves = self.segments[INPUT].cost, self.segments[WEIGHT].cost
+            return costs | {Kind.B: self._planned(BACKWARD)}
+        halves = self._planned(INPUT), self._planned(WEIGHT)
         return costs | {Kind.I: halves[0], Kind.W: halves[1], Kind.B: halves[0] + halves[1]}
+
+    def _planned(self, name: str) -> list[Cost]:
+        return [launch.cost for launch in self.segments[name].plan.launches]
 
     def begin_step(self, batch: Batch) -> None:
         super().begin_step(batch)

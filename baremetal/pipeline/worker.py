@@ -73,11 +73,11 @@ class Worker:
 
     # ------------------------------------------------------------ once
 
-    def prepare(self) -> dict[int, Mapping[Kind, Cost]]:
+    def prepare(self) -> dict[int, Mapping[Kind, Sequence[Cost]]]:
         """Build this rank's stages and make everything ready for the first step.
 
         Returns:
-            By stage, what each kind of action costs.
+            By stage, what each launch of each kind of action costs.
         """
         from baremetal.kernels.native.compiler import COMPILING
 
@@ -88,7 +88,7 @@ class Worker:
         with COMPILING.listen(on_kernel):
             return self._prepare()
 
-    def _prepare(self) -> dict[int, Mapping[Kind, Cost]]:
+    def _prepare(self) -> dict[int, Mapping[Kind, Sequence[Cost]]]:
         from baremetal.kernels.native.pool import POOL
 
         job, endpoint = self.job, self._endpoint
@@ -116,7 +116,7 @@ class Worker:
         )  # fmt: skip
         self._executor.before_action = process_faults(job.faults, job.wiring, self.rank)
         self.board.say(self.rank, State.IDLE, 0)
-        return {number: runner.costs for number, runner in self._runners.items()}
+        return {number: runner.launch_costs for number, runner in self._runners.items()}
 
     def memory(self) -> dict[int, StageMemory]:
         """By stage, the bytes that it holds."""
@@ -190,8 +190,7 @@ class Worker:
     ) -> None:
         """Take what belongs to this rank from a whole model's weights and optimiser state."""
         for stage in self._stages.values():
-            for name, parameter in stage.named_parameters():
-                parameter.data[...] = weights[name]
+            stage.load_state_dict(weights)
         if optimizer is not None:
             self._update.load_state_dict(optimizer)
 

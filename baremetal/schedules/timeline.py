@@ -111,13 +111,26 @@ class Timeline:
     def exposed_ps(self) -> list[int]:
         """Time that each rank waited for messages that had been computed already, by rank."""
         but_transfer = np.maximum(self._after_producers, self._after_slots)
-        return self._sum_by_rank(self.start_ps - np.maximum(self._rank_free, but_transfer))
+        return self._waited(self._after_messages, but_transfer)
 
     @cached_property
     def credit_wait_ps(self) -> list[int]:
         """Time that each rank waited for a free slot and for nothing else, by rank."""
-        but_slots = np.maximum(self._rank_free, self._latest(self.wiring.takes, self.arrive_ps))
-        return self._sum_by_rank(self.start_ps - but_slots)
+        return self._waited(self._after_slots, self._after_messages)
+
+    def _waited(self, for_this: np.ndarray, for_others: np.ndarray) -> list[int]:
+        """How much later each rank could start for one cause than for the others, by rank.
+
+        On a virtual clock a step starts when its last cause is there, and what is left would be
+        its start less the others. On the wall's it starts later than that, for no cause of ours.
+        """
+        others = np.maximum(self._rank_free, for_others)
+        return self._sum_by_rank(np.maximum(for_this - others, 0))
+
+    @cached_property
+    def _after_messages(self) -> np.ndarray:
+        """When all messages that each step needs have arrived."""
+        return self._latest(self.wiring.takes, self.arrive_ps)
 
     @cached_property
     def _rank_free(self) -> np.ndarray:

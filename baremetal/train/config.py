@@ -126,7 +126,7 @@ class TrainConfig:
     modelled_precision: str = "bf16"
     """Pipeline: in which the modelled chip computes (here it is float32)."""
     clock: ClockName = "virtual"
-    """Pipeline: modelled time is counted, or really waited for."""
+    """Pipeline: time is modelled, or 'wall': links are waited for, work counts as measured."""
     charge: ChargeName = "roofline"
     """Pipeline: what an action costs: the chip's roofline, --unit-times, or what was measured."""
     unit_times: str = "1 ms, 1 ms, 1 ms"

@@ -15,6 +15,7 @@ from baremetal.checkpoint import Checkpoint
 from baremetal.data import TextData
 from baremetal.errors import BaremetalError
 from baremetal.machine import find_chip, find_link
+from baremetal.machine.chip import Chip
 from baremetal.machine.link import Link
 from baremetal.machine.units import DURATION
 from baremetal.nn import LanguageModel
@@ -83,9 +84,9 @@ def make_job(config: TrainConfig, model: LanguageModel) -> Job:
         context=config.context,
         width=config.width,
         clock=config.clock,
-        charge=config.charge,
+        charge="measured" if config.clock == "wall" else config.charge,
         times=_unit_times(config, schedule),
-        chip=find_chip(config.chip),
+        chip=_chip(config),
         link=link,
         slots=config.slots or None,
         host_overhead_ps=DURATION.parse(config.host_overhead),
@@ -144,6 +145,14 @@ def _faults(config: TrainConfig, wiring: Wiring) -> tuple[Fault, ...]:
             "for the processes of one computer: leave mpiexec away"
         )
     return faults
+
+
+def _chip(config: TrainConfig) -> Chip:
+    """The modelled chip, one that computes in the precision that is asked for."""
+    chip = find_chip(config.chip)
+    if config.charge == "roofline":
+        chip.peak(config.modelled_precision)
+    return chip
 
 
 def _rehearsed(config: TrainConfig, model: LanguageModel) -> LanguageModel:
