@@ -207,8 +207,9 @@ def find_schedule(
         raise ScheduleError(_nothing_fits(question))
     best = min(played, key=lambda name: _ranking(question, played[name]))
     schedule = replace(played[best].schedule, name="auto")
+    timeline = question.simulator(schedule).play(times, question.stragglers)
     source = "search" if best.startswith("search ") else best
-    return Found(schedule, played[best], source, by_hand, bound, question.metric)
+    return Found(schedule, timeline, source, by_hand, bound, question.metric)
 
 
 def _ranking(question: Question, timeline: Timeline) -> tuple[int, int]:
