@@ -18,19 +18,24 @@ gradient gives back; else the larger one counts. For equal times, a latency c an
 they are (p - 1)(F + I - W + 4c): what ZB-H1 has, which therefore is the best there is in 1F1B's
 memory.
 
+*Turnover.* A microbatch is held for a round trip, an I and a W. At most L are held at once, so they
+follow each other on L places, and one of these sees at least m / L, rounded up:
+
+    span >= ceil(m / L) (round trip + I + W)          which counts where L < p
+
 *Distance.* Rank r began after rank q < r, at least as much later as a forward takes from q to r,
 and after its last gradient that of q is still to come. Only the W that r may still owe then, L of
 them, can be done at the same time. So
 
     span of q >= forward from q to r + (m (F + I) + (m - L) W + idle of r) + gradient back to q + W
 
-and the makespan is at least the span of rank 0, which begins at time 0. For two ranks in a row this
-says how much memory a zero bubble takes.
+and the makespan is at least the span of rank 0, which begins at time 0. This says how much memory a
+zero bubble takes.
 
 If an I already gives back a part of the activations and W only the rest, the share k, then the
 memory L holds more: up to L / k microbatches whose W is owed. "Idle while draining" then asks for
 the x whose I and W are left and the y whose W is left, with x + k y <= L - 1 and x + y <= m - 1, that
-are the most work.
+are the most work, and turnover is what m microbatches take of memory times time, divided by L.
 """
 
 from typing import NamedTuple
@@ -51,15 +56,21 @@ class Bound(NamedTuple):
 def lower_bound(line: Line) -> Bound:
     """For schedules with one stage per rank that keep within the memory of each."""
     trip_ps = line.round_trip_ps()
-    forward_ps = np.concatenate([[0], np.cumsum(line.forward_hops_ps())])  # from rank 0
-    gradient_ps = np.concatenate([[0], np.cumsum(line.gradient_hops_ps())])  # to rank 0
+    forward_ps = np.concatenate([[0], np.cumsum(line.forward_hops_ps())])  # start to start
+    gradient_ps = np.concatenate([[0], np.cumsum(line.gradient_hops_ps())])
+    gradient_ps -= line.lasts_ps[Kind.I]  # now, as a difference, from end to end
     spans = np.zeros(line.ranks, np.int64)
     for rank in range(line.ranks):
         idle_ps = _idle_ps(line, rank, int(trip_ps[rank]))
         F, I, W = (int(line.lasts_ps[kind, rank]) for kind in (Kind.F, Kind.I, Kind.W))
         m = line.microbatches
-        spans[rank] = max(spans[rank], m * (F + I + W) + idle_ps)
-        done_ps = m * (F + I) + (m - _owed(line, rank)) * W + idle_ps
+        owed = _owed(line, rank)
+        work_ps = m * (F + I + W) + idle_ps
+        until_i_ps = int(trip_ps[rank]) + I
+        spans[rank] = max(spans[rank], work_ps, _turnover_ps(line, rank, until_i_ps, W, owed=0))
+        done_ps = max(  # to the end of the last I
+            work_ps - owed * W, _turnover_ps(line, rank, until_i_ps, W, owed)
+        )
         before = slice(0, rank)
         spans[before] = np.maximum(
             spans[before],
@@ -82,6 +93,15 @@ def _idle_ps(line: Line, rank: int, trip_ps: int) -> int:
     filling_ps = max(0, trip_ps - held * F)
     draining_ps = max(0, trip_ps - F - _most_work_ps(line, rank, I, W))
     return filling_ps + draining_ps if m > held else max(filling_ps, draining_ps)
+
+
+def _turnover_ps(line: Line, rank: int, until_i_ps: int, W: int, owed: int) -> int:
+    """How long the memory of a rank needs to see all microbatches, but for the last W owed."""
+    m, whole, kept = line.microbatches, int(line.memory[Kind.F]), int(line.memory[Kind.W])
+    if kept == whole:
+        in_a_row = -(-m // _most_forwards(line, rank))
+        return in_a_row * (until_i_ps + W) - (W if owed else 0)
+    return -(-(m * whole * until_i_ps + (m - owed) * kept * W) // int(line.limit[rank]))
 
 
 def _most_forwards(line: Line, rank: int) -> int:

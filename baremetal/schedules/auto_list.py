@@ -30,8 +30,8 @@ import numpy as np
 from baremetal.schedules.action import Action, Kind
 from baremetal.schedules.schedule import Schedule
 
-PATIENCE = (0.0, 0.25, 0.5, 0.75, 1.0)
-MORE = (0, 1, 2, 3)
+PATIENCE = (0.0, 0.25, 0.5, 1.0)
+MORE = (0, 1, 2)
 
 
 @dataclass(frozen=True)

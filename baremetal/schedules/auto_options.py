@@ -151,7 +151,7 @@ def search_text(found: dict[str, Any], unit: str) -> str:
     else:
         lines.append("none of those made by hand fits")
     if found["source"] != "search":
-        lines.append(f"the search found none better than {found['source']}: it is that one")
+        lines.append(f"nothing better than {found['source']} was found: it is that one")
     return "\n".join(lines)
 
 

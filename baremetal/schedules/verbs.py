@@ -112,7 +112,9 @@ class SimulateOptions(Searching):
 def _simulate(given: SimulateOptions) -> None:
     if given.repeat < 0:
         raise ScheduleError(f"--repeat {given.repeat}: expected 0 or more")
+    begin_s = time.perf_counter()
     automatic = search(given) if given.schedule == AUTO else None
+    searched_s = time.perf_counter() - begin_s
     schedule = automatic.schedule if automatic else schedule_of(given)
     unit = unit_of_times(given)
     found = figures(play(schedule, given), unit)
@@ -127,6 +129,7 @@ def _simulate(given: SimulateOptions) -> None:
     print(figures_text(found))
     if automatic:
         print(search_text(found["automatic"], unit))
+        print(f"found in {searched_s:.2f} s")
     for words, rate in found.get("rates", {}).items():
         print(f"{words.replace('_', ' ')}: {rate / 1e6:.1f} million actions a second")
 
