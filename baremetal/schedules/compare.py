@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from baremetal.schedules.auto_options import SearchLimits, search_with
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.generator import Generator
 from baremetal.schedules.options import (
@@ -32,7 +33,13 @@ class Comparison:
     figures: dict[str, Any]
 
 
-def compare(ranks: int, microbatches: int, chunks: int | None, given: Playing) -> Comparison:
+def compare(
+    ranks: int,
+    microbatches: int,
+    chunks: int | None,
+    given: Playing,
+    limits: SearchLimits | None = None,
+) -> Comparison:
     """Play all schedules that exist for these sizes; times are of a rank's whole share.
 
     Args:
@@ -40,6 +47,7 @@ def compare(ranks: int, microbatches: int, chunks: int | None, given: Playing) -
         microbatches: m.
         chunks: v, for schedules that leave it open; None for each one's own.
         given: times, link and the rest.
+        limits: search for an automatic schedule of one stage per rank within them; None: do not.
 
     Raises:
         ScheduleError: there is none for these sizes, or an option makes no sense.
@@ -54,6 +62,8 @@ def compare(ranks: int, microbatches: int, chunks: int | None, given: Playing) -
         times = read_times(schedule.stages, given, divisor=len(schedule.paths[0]) // ranks)
         stragglers = read_stragglers(given.straggler)
         timelines.append(simulator(schedule, given).play(times, stragglers))
+    if limits is not None:
+        timelines.append(search_with(ranks, microbatches, 1, given, limits).timeline)
     if not timelines:
         raise ScheduleError(
             f"no schedule exists for {ranks} ranks and {microbatches} microbatches: "

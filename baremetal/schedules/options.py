@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from baremetal.errors import BaremetalError
 from baremetal.machine import Link, find_link
@@ -36,8 +36,9 @@ class Sizes:
     """Which schedule."""
 
     schedule: str = "1f1b"
-    """A schedule's name ('baremetal schedule compare' lists them), or a file that holds one: rows
-    of actions such as '0F0 0F1 0B0 0B1', one row per rank, or PyTorch's .csv."""
+    """A schedule's name ('baremetal schedule compare' lists them); 'auto' for the best that can be
+    found for the times and links; or a file that holds one: rows of actions such as
+    '0F0 0F1 0B0 0B1', one row per rank, or PyTorch's .csv."""
     stages: int | None = None
     """Ranks: how many processes the model is divided among. 4, or as many as the file has."""
     microbatches: int | None = None
@@ -121,17 +122,25 @@ def simulator(schedule: Schedule, given: Playing) -> Simulator:
     Raises:
         BaremetalError: an option makes no sense.
     """
+    return Simulator(schedule, **machine_options(given))
+
+
+def machine_options(given: Playing) -> dict[str, Any]:
+    """The options' link, buffers and host overhead, as `Simulator` takes them.
+
+    Raises:
+        BaremetalError: an option makes no sense.
+    """
     if given.seed < 0:
         raise ScheduleError(f"--seed {given.seed}: expected 0 or more")
-    sizes = _each("--bytes", given.bytes, _read_size)
-    return Simulator(
-        schedule,
-        link=read_link_options(given),
-        size_bytes=sizes[0] if len(sizes) == 1 else sizes,
-        slots=read_slots(given.slots),
-        host_overhead_ps=read_time("--host-overhead", given.host_overhead),
-        seed=given.seed,
-    )
+    sizes = each_value("--bytes", given.bytes, _read_size)
+    return {
+        "link": read_link_options(given),
+        "size_bytes": sizes[0] if len(sizes) == 1 else sizes,
+        "slots": read_slots(given.slots),
+        "host_overhead_ps": read_time("--host-overhead", given.host_overhead),
+        "seed": given.seed,
+    }
 
 
 def read_slots(slots: int) -> int | None:
@@ -153,7 +162,7 @@ def read_times(stages: int, given: Playing, divisor: int = 1) -> Times:
     """
 
     def per_stage(option: str, text: str) -> tuple[int, ...]:
-        values = _each(option, text, lambda part: read_time(option, part, divisor))
+        values = each_value(option, text, lambda part: read_time(option, part, divisor))
         if len(values) not in (1, stages):
             raise ScheduleError(
                 f"{option} has {len(values)} times for {stages} stages: give one, or one for each"
@@ -175,7 +184,7 @@ def read_time(option: str, text: str, divisor: int = 1) -> int:
     Raises:
         ScheduleError: it is neither, or negative.
     """
-    exact = _bare(text)
+    exact = bare_number(text)
     if exact is not None:
         time_ps = math.ceil(exact * PS_PER_UNIT / divisor)
     else:
@@ -190,7 +199,7 @@ def read_time(option: str, text: str, divisor: int = 1) -> int:
     return time_ps
 
 
-def _bare(text: str) -> Fraction | None:
+def bare_number(text: str) -> Fraction | None:
     """A number without a unit, exactly: 1.5, 1/3; None if it is none."""
     try:
         return Fraction(text.strip()) if BARE.fullmatch(text.strip()) else None
@@ -203,7 +212,7 @@ def unit_of_times(given: Playing) -> str:
     options = (given.f, given.b, given.w, given.full_backward, given.overlap, given.latency,
                given.host_overhead)  # fmt: skip
     texts = [text for option in options if option for text in option.split(",")]
-    return SECONDS if any(_bare(text) is None for text in texts) else UNITS
+    return SECONDS if any(bare_number(text) is None for text in texts) else UNITS
 
 
 def read_link_options(given: Playing) -> Link | None:
@@ -226,7 +235,7 @@ def read_stragglers(text: str) -> dict[int, Fraction]:
     factors = {}
     for part in filter(None, text.split(",")):
         rank, _, written = part.partition(":")
-        factor = _bare(written)
+        factor = bare_number(written)
         if factor is None or not re.fullmatch(r"\d{1,9}", rank.strip(), re.ASCII):
             raise ScheduleError(f"--straggler {part!r}: expected rank:factor, such as 1:1.5")
         factors[int(rank)] = factor
@@ -242,7 +251,12 @@ def _read_size(text: str) -> int:
         raise ScheduleError(f"--bytes: {error}, or a bare number of bytes") from None
 
 
-def _each(option: str, text: str, read: Callable[[str], Value]) -> list[Value]:
+def each_value(option: str, text: str, read: Callable[[str], Value]) -> list[Value]:
+    """One value, or several with commas between.
+
+    Raises:
+        BaremetalError: one is empty, or `read` refuses it.
+    """
     parts = text.split(",")
     if not all(part.strip() for part in parts):
         raise ScheduleError(f"{option} {text!r}: expected a value, or several separated by commas")

@@ -8,6 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from baremetal.schedules.auto_options import (
+    AUTO,
+    Searching,
+    SearchLimits,
+    schedule_of,
+    search,
+    search_figures,
+    search_text,
+)
 from baremetal.schedules.check import check_schedule
 from baremetal.schedules.closed_form import closed_form
 from baremetal.schedules.compare import compare, comparison_text
@@ -17,8 +26,6 @@ from baremetal.schedules.options import (
     DEFAULT_MICROBATCHES,
     DEFAULT_STAGES,
     Playing,
-    Sizes,
-    chosen_schedule,
     play,
     read_slots,
     read_stragglers,
@@ -37,7 +44,7 @@ from baremetal.trace.files import write_atomically
 
 
 @dataclass(frozen=True)
-class DrawOptions(Playing, Sizes):
+class DrawOptions(Searching):
     """Draw a schedule: in the terminal, as a picture, for the Perfetto viewer."""
 
     plot: str = ""
@@ -53,7 +60,7 @@ class DrawOptions(Playing, Sizes):
 def _draw(given: DrawOptions) -> None:
     from baremetal.schedules.terminal import draw_text
 
-    timeline = play(chosen_schedule(given), given)
+    timeline = play(schedule_of(given), given)
     if given.plot:
         from baremetal.schedules.picture import draw_picture
 
@@ -73,20 +80,19 @@ def _draw(given: DrawOptions) -> None:
 
 
 @dataclass(frozen=True)
-class CheckOptions(Sizes):
+class CheckOptions(Searching):
     """Prove a schedule complete, in order and free of deadlock; print its memory and its buffers.
 
-    Exits with 2 and names the fault, or the circle of who waits for whom, if it is not.
+    Exits with 2 and names the fault, or the circle of who waits for whom, if it is not. Times and
+    links matter to the schedule 'auto' only.
     """
 
-    slots: int = 0
-    """Messages that fit between two stages; 0: as many as anyone likes."""
     json: bool = False
     """Print one JSON object."""
 
 
 def _check(given: CheckOptions) -> None:
-    checked = check_schedule(chosen_schedule(given), read_slots(given.slots))
+    checked = check_schedule(schedule_of(given), read_slots(given.slots))
     print(_json(checked.figures()) if given.json else checked.text())
 
 
@@ -94,7 +100,7 @@ def _check(given: CheckOptions) -> None:
 
 
 @dataclass(frozen=True)
-class SimulateOptions(Playing, Sizes):
+class SimulateOptions(Searching):
     """Play a schedule and print makespan, span, both bubbles, waiting and memory."""
 
     repeat: int = 0
@@ -106,8 +112,14 @@ class SimulateOptions(Playing, Sizes):
 def _simulate(given: SimulateOptions) -> None:
     if given.repeat < 0:
         raise ScheduleError(f"--repeat {given.repeat}: expected 0 or more")
-    schedule = chosen_schedule(given)
-    found = figures(play(schedule, given), unit_of_times(given))
+    begin_s = time.perf_counter()
+    automatic = search(given) if given.schedule == AUTO else None
+    searched_s = time.perf_counter() - begin_s
+    schedule = automatic.schedule if automatic else schedule_of(given)
+    unit = unit_of_times(given)
+    found = figures(play(schedule, given), unit)
+    if automatic:
+        found["automatic"] = search_figures(automatic, unit)
     found["closed_form"] = closed_form(given.schedule, schedule, given)
     if given.repeat > 0:
         found["rates"] = _rates(schedule, given)
@@ -115,6 +127,9 @@ def _simulate(given: SimulateOptions) -> None:
         print(_json(found))
         return
     print(figures_text(found))
+    if automatic:
+        print(search_text(found["automatic"], unit))
+        print(f"found in {searched_s:.2f} s")
     for words, rate in found.get("rates", {}).items():
         print(f"{words.replace('_', ' ')}: {rate / 1e6:.1f} million actions a second")
 
@@ -144,7 +159,7 @@ def _fastest_s(work: Callable[[], Any], times: int) -> float:
 
 
 @dataclass(frozen=True)
-class CompareOptions(Playing):
+class CompareOptions(SearchLimits, Playing):
     """Play every schedule for these sizes: a table, and a picture of all on one axis of time.
 
     So that all do the same work, times are those of a rank's whole share, and a schedule with v
@@ -157,6 +172,8 @@ class CompareOptions(Playing):
     """How many pieces the batch is cut into."""
     chunks: int | None = None
     """Stages per rank for schedules that leave it open; what each has by itself, unless given."""
+    auto: bool = False
+    """Search for a schedule too, of one stage per rank, and put it last."""
     plot: str = ""
     """Draw them all into this picture (.png, .svg or .pdf)."""
     json: bool = False
@@ -164,7 +181,7 @@ class CompareOptions(Playing):
 
 
 def _compare(given: CompareOptions) -> None:
-    comparison = compare(given.stages, given.microbatches, given.chunks, given)
+    comparison = compare(given.stages, given.microbatches, given.chunks, given, given if given.auto else None)
     if given.plot:
         from baremetal.schedules.picture import comparison_figure
         from baremetal.trace import style
@@ -177,8 +194,11 @@ def _compare(given: CompareOptions) -> None:
 
 
 @dataclass(frozen=True)
-class ExportOptions(Sizes):
-    """Write a schedule: as CSV that PyTorch's pipelines load, or as text to edit by hand."""
+class ExportOptions(Searching):
+    """Write a schedule: as CSV that PyTorch's pipelines load, or as text to edit by hand.
+
+    Times and links matter to the schedule 'auto' only.
+    """
 
     csv: str = ""
     """Write torch.distributed.pipelining's CSV to this file."""
@@ -189,7 +209,7 @@ class ExportOptions(Sizes):
 
 
 def _export(given: ExportOptions) -> None:
-    schedule = chosen_schedule(given)
+    schedule = schedule_of(given)
     check_schedule(schedule)
     if given.communication and not given.csv:
         raise ScheduleError("--communication is a form of --csv: name a file for it")

@@ -1,0 +1,132 @@
+"""What no schedule can beat: lower bounds for one stage per rank, from work, distance and memory.
+
+Let rank r be idle as little as it can. It works m (F + I + W) in any case. Beside that:
+
+*Filling.* Its first gradient can start no earlier than a *round trip* after its first forward, the
+time for a microbatch to the last rank and back. Until then nothing is given back, so it can do no
+more forwards than it may hold: with room for L microbatches (and m of them in all)
+
+    idle >= round trip - min(L, m) F
+
+*Draining.* Its last forward's gradient, too, comes a round trip later. What can be done meanwhile
+is what was held when that forward began: L - 1 other microbatches, with an I and a W each at most.
+
+    idle >= round trip - F - (L - 1)(I + W)
+
+If m > L these are two different waits, for the last forward needs memory that only the first
+gradient gives back; else the larger one counts. For equal times, a latency c and L = p together
+they are (p - 1)(F + I - W + 4c): what ZB-H1 has, which therefore is the best there is in 1F1B's
+memory.
+
+*Turnover.* A microbatch is held for a round trip, an I and a W. At most L are held at once, so they
+follow each other on L places, and one of these sees at least m / L, rounded up:
+
+    span >= ceil(m / L) (round trip + I + W)          which counts where L < p
+
+*Distance.* Rank r began after rank q < r, at least as much later as a forward takes from q to r,
+and after its last gradient that of q is still to come. Only the W that r may still owe then, L of
+them, can be done at the same time. So
+
+    span of q >= forward from q to r + (m (F + I) + (m - L) W + idle of r) + gradient back to q + W
+
+and the makespan is at least the span of rank 0, which begins at time 0. This says how much memory a
+zero bubble takes.
+
+If an I already gives back a part of the activations and W only the rest, the share k, then the
+memory L holds more: up to L / k microbatches whose W is owed. "Idle while draining" then asks for
+the x whose I and W are left and the y whose W is left, with x + k y <= L - 1 and x + y <= m - 1, that
+are the most work, and turnover is what m microbatches take of memory times time, divided by L.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from baremetal.schedules.action import Kind
+from baremetal.schedules.auto_list import Line
+
+
+class Bound(NamedTuple):
+    """The largest span and the makespan cannot be shorter than this, in ps."""
+
+    span_ps: int
+    makespan_ps: int
+
+
+def lower_bound(line: Line) -> Bound:
+    """For schedules with one stage per rank that keep within the memory of each."""
+    trip_ps = line.round_trip_ps()
+    forward_ps = np.concatenate([[0], np.cumsum(line.forward_hops_ps())])  # start to start
+    gradient_ps = np.concatenate([[0], np.cumsum(line.gradient_hops_ps())])
+    gradient_ps -= line.lasts_ps[Kind.I]  # now, as a difference, from end to end
+    spans = np.zeros(line.ranks, np.int64)
+    for rank in range(line.ranks):
+        idle_ps = _idle_ps(line, rank, int(trip_ps[rank]))
+        F, I, W = (int(line.lasts_ps[kind, rank]) for kind in (Kind.F, Kind.I, Kind.W))
+        m = line.microbatches
+        owed = _owed(line, rank)
+        work_ps = m * (F + I + W) + idle_ps
+        until_i_ps = int(trip_ps[rank]) + I
+        spans[rank] = max(spans[rank], work_ps, _turnover_ps(line, rank, until_i_ps, W, owed=0))
+        done_ps = max(  # to the end of the last I
+            work_ps - owed * W, _turnover_ps(line, rank, until_i_ps, W, owed)
+        )
+        before = slice(0, rank)
+        spans[before] = np.maximum(
+            spans[before],
+            forward_ps[rank] - forward_ps[before] + done_ps
+            + gradient_ps[rank] - gradient_ps[before] + line.lasts_ps[Kind.W, before],
+        )  # fmt: skip
+    return Bound(int(spans.max()), _makespan_ps(forward_ps, spans))
+
+
+def _makespan_ps(forward_ps: np.ndarray, spans: np.ndarray) -> int:
+    """No rank begins before the first forward has come to it."""
+    return int((forward_ps + spans).max())
+
+
+def _idle_ps(line: Line, rank: int, trip_ps: int) -> int:
+    """What a rank is idle at the least until its last gradient begins."""
+    F, I, W = (int(line.lasts_ps[kind, rank]) for kind in (Kind.F, Kind.I, Kind.W))
+    m = line.microbatches
+    held = min(_most_forwards(line, rank), m)
+    filling_ps = max(0, trip_ps - held * F)
+    draining_ps = max(0, trip_ps - F - _most_work_ps(line, rank, I, W))
+    return filling_ps + draining_ps if m > held else max(filling_ps, draining_ps)
+
+
+def _turnover_ps(line: Line, rank: int, until_i_ps: int, W: int, owed: int) -> int:
+    """How long the memory of a rank needs to see all microbatches, but for the last W owed."""
+    m, whole, kept = line.microbatches, int(line.memory[Kind.F]), int(line.memory[Kind.W])
+    if kept == whole:
+        in_a_row = -(-m // _most_forwards(line, rank))
+        return in_a_row * (until_i_ps + W) - (W if owed else 0)
+    return -(-(m * whole * until_i_ps + (m - owed) * kept * W) // int(line.limit[rank]))
+
+
+def _most_forwards(line: Line, rank: int) -> int:
+    """L: microbatches that a rank can hold if none has had its I."""
+    return int(line.limit[rank]) // int(line.memory[Kind.F])
+
+
+def _owed(line: Line, rank: int) -> int:
+    """W that a rank can owe at most."""
+    kept = int(line.memory[Kind.W])
+    return min(line.microbatches, int(line.limit[rank]) // kept) if kept else line.microbatches
+
+
+def _most_work_ps(line: Line, rank: int, I: int, W: int) -> int:
+    """The most that x (I + W) + y W can be while x + y <= m - 1, x + k y <= L - 1: a corner."""
+    most, whole = line.microbatches - 1, int(line.memory[Kind.F])
+    kept, room = int(line.memory[Kind.W]), int(line.limit[rank]) - whole
+    if kept == whole:
+        return min(most, room // whole) * (I + W)
+    corners = [min(most, -(-room // whole)) * (I + W)]
+    # With x + y = m - 1 the memory says (whole - kept) x <= room - kept (m - 1). Rounded up.
+    spare = room - kept * most
+    if spare >= 0:
+        x = min(most, -(-spare // (whole - kept)))
+        corners.append(x * (I + W) + (most - x) * W)
+    elif kept:
+        corners.append(-(-room // kept) * W)
+    return max(corners)
