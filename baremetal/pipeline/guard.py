@@ -13,7 +13,8 @@ They end together: when the guard is gone (`mpiexec` kills it because another ra
 child sees the end of a pipe whose other end only the guard holds, and leaves at once. Signals that
 `mpiexec` passes on (Ctrl-C) go to the child.
 
-Without the means for that (on Windows) there is no guard, and `mpiexec` alone says that a rank died.
+Without the means for that (on Windows) there is no guard, and `mpiexec` alone says that a rank
+died.
 """
 
 import mmap
@@ -28,7 +29,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-VARIABLE = "BAREMETAL_GUARD"  # of a guarded process: the numbers of the board's file and of the pipe
+VARIABLE = "BAREMETAL_GUARD"  # of a guarded process: numbers of the board's file and the pipe
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 SPOKEN = (0, 1, 2, 130)  # after a line of ours, or a traceback of Python's
 BAD_END = 2

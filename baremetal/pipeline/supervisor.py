@@ -231,7 +231,8 @@ class Supervisor:
     def _death(self, rank: int) -> str:
         process = self._processes[rank]
         process.join(self._limits.grace_s)
-        return f"{self._where(rank)}: its process ended without a word ({describe_end(process.exitcode)})"
+        end = describe_end(process.exitcode)
+        return f"{self._where(rank)}: its process ended without a word ({end})"
 
     def _hang(self, rank: int) -> str:
         return (
