@@ -1,16 +1,21 @@
 """Ctrl-C once and twice, SIGTERM, and `kill -9` of the supervisor: nobody and nothing is left."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from baremetal import comm
 from baremetal.checkpoint import latest_checkpoint
+from baremetal.comm.board import board_bytes
+from baremetal.pipeline.board import Board
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 
@@ -37,9 +42,9 @@ def training(folder, until, *options):
             raise AssertionError(f"the run ended early: {process.communicate()[1]}")
         yield process
     finally:
-        with process:  # whoever holds the pipes is waited for: the ranks have inherited them
-            process.kill()
-            process.communicate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the ranks too, if they are left
+        process.communicate()
 
 
 @pytest.fixture
@@ -49,8 +54,18 @@ def records(tmp_path, monkeypatch):
     return tmp_path / f"baremetal-{os.getuid()}"
 
 
+def wait_for(condition):
+    """Until something is so; for ever if it never is (the run ends by itself)."""
+    pause = threading.Event()
+    while not condition():
+        pause.wait(0.005)
+
+
 def test_ctrl_c_finishes_the_step_and_saves_even_while_the_ranks_start(tmp_path, records):
     with training(tmp_path, "run ") as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if children.is_file():  # both ranks and Python's helper are there, and import for a while
+            wait_for(lambda: len(children.read_text().split()) >= 3)
         os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to everybody
         out, err = process.communicate()
     assert process.returncode == 0, err
@@ -73,11 +88,15 @@ def test_twice_ends_at_once(tmp_path, records):
 
 def test_kill_of_the_supervisor_ends_the_ranks_and_the_next_start_cleans_up(tmp_path, records):
     # One rank hangs, the other waits for it: neither would notice by itself.
-    with training(tmp_path, "step ", "--fault", "hang rank 1 step 2 action 1F1") as process:
+    with training(tmp_path, "run ", "--fault", "hang rank 1 step 1 action 2") as process:
+        wait_for(lambda: any(path.read_text() for path in records.glob("*.run")))
+        (record,) = records.glob("*.run")
+        (name,) = record.read_text(encoding="utf-8").split()
+        board = Board(comm.SharedMemory.attach(name, board_bytes(2)).bytes, 2)
+        wait_for(lambda: board.status(1).action == 2 and board.status(0).waits_for is not None)
         process.kill()
-        process.communicate()  # returns when the last rank is gone, for they hold its pipes
-    (record,) = records.glob("*.run")
-    (name,) = record.read_text(encoding="utf-8").split()
+        # Returns when the last rank is gone, for they hold its pipes.
+        process.communicate(timeout=60)
     comm.SharedMemory.attach(name, 1)  # it is still there
     assert comm.sweep_leftovers() == [name]
     with pytest.raises(comm.CommError):
