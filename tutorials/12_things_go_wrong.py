@@ -618,13 +618,13 @@ assert abs(drawn_share(best) - lost_share(best)) < 0.02
 # (A rank's time goes with its blocks; 16 microbatches.)
 
 # %% tags=["answer"]
-BLOCK, speeds = 10 * US, (1, Fraction(3, 2), 1)
+BLOCK, SLOW = 10 * US, Fraction(3, 2)
 
 
 def makespan(blocks):
     times = tuple(n * BLOCK for n in blocks)
     order = make_schedule("1f1b", 3, 16)
-    return simulate(order, Times(times, times, times), stragglers={1: speeds[1]}).makespan_ps
+    return simulate(order, Times(times, times, times), stragglers={1: SLOW}).makespan_ps
 
 
 every = [(a, b, 12 - a - b) for a in range(1, 11) for b in range(1, 12 - a)]
