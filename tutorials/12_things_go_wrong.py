@@ -264,7 +264,7 @@ print(table(rows, ["added to a step, us", "least", "mean", "most"]))
 # same names: `baremetal train --stages 3 --straggler 2:1.5 --fault "drop 0F0 step 2" --restart`.)
 
 # %%
-room = tempfile.TemporaryDirectory(prefix="lesson_12_")  # gone when the lesson ends
+room = tempfile.TemporaryDirectory(prefix="lesson_12_")
 folder = Path(room.name)
 link_file = folder / "link.toml"
 link_file.write_text(
@@ -665,4 +665,5 @@ assert [part.stop - part.start for part in partition([1.0] * 12, 3)] == [4, 4, 4
 #   surely happens before what, and so how many slots are enough.
 
 # %%
+room.cleanup()
 finish()
