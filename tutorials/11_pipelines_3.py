@@ -548,7 +548,7 @@ assert worst < 1e-12
 # schedule in a file is as good as one with a name:
 
 # %%
-room = tempfile.TemporaryDirectory(prefix="lesson_11_")  # gone when the lesson ends
+room = tempfile.TemporaryDirectory(prefix="lesson_11_")
 folder = Path(room.name)
 (folder / "mine.txt").write_text(str(mine), encoding="utf-8")
 (folder / "slow.toml").write_text(
@@ -786,4 +786,5 @@ assert max(timeline.peak_activations) <= 3
 # - PyTorch, `torch.distributed.pipelining`, read in November 2026: the words `2F0`, `2I0`, `2W0`.
 
 # %%
+room.cleanup()
 finish()

@@ -264,7 +264,7 @@ print(table(rows, ["added to a step, us", "least", "mean", "most"]))
 # same names: `baremetal train --stages 3 --straggler 2:1.5 --fault "drop 0F0 step 2" --restart`.)
 
 # %%
-room = tempfile.TemporaryDirectory(prefix="lesson_12_")  # gone when the lesson ends
+room = tempfile.TemporaryDirectory(prefix="lesson_12_")
 folder = Path(room.name)
 link_file = folder / "link.toml"
 link_file.write_text(
@@ -618,13 +618,13 @@ assert abs(drawn_share(best) - lost_share(best)) < 0.02
 # (A rank's time goes with its blocks; 16 microbatches.)
 
 # %% tags=["answer"]
-BLOCK, speeds = 10 * US, (1, Fraction(3, 2), 1)
+BLOCK, SLOW = 10 * US, Fraction(3, 2)
 
 
 def makespan(blocks):
     times = tuple(n * BLOCK for n in blocks)
     order = make_schedule("1f1b", 3, 16)
-    return simulate(order, Times(times, times, times), stragglers={1: speeds[1]}).makespan_ps
+    return simulate(order, Times(times, times, times), stragglers={1: SLOW}).makespan_ps
 
 
 every = [(a, b, 12 - a - b) for a in range(1, 11) for b in range(1, 12 - a)]
@@ -665,4 +665,5 @@ assert [part.stop - part.start for part in partition([1.0] * 12, 3)] == [4, 4, 4
 #   surely happens before what, and so how many slots are enough.
 
 # %%
+room.cleanup()
 finish()
