@@ -12,7 +12,7 @@ from baremetal.errors import BaremetalError
 from baremetal.machine import Chip, Link
 from baremetal.machine.units import DURATION
 from baremetal.nn import LanguageModel
-from baremetal.pipeline.costs import action_costs, block_costs, roofline_times
+from baremetal.pipeline.costs import block_costs, launch_costs, roofline_times
 from baremetal.pipeline.partition import partition
 from baremetal.pipeline.stage import Stage
 from baremetal.schedules import Schedule
@@ -52,7 +52,7 @@ def automatic_schedule(
         if chip is None:
             raise BaremetalError("--schedule auto needs a chip for its times, or --charge unit")
         parts = partition(costs, stages)
-        by_stage = [action_costs(Stage(model, part), shape) for part in parts]
+        by_stage = [launch_costs(Stage(model, part), shape) for part in parts]
         times = roofline_times(by_stage, chip, config.modelled_precision)
     found = find_schedule(
         times,
