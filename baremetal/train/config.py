@@ -114,7 +114,9 @@ class TrainConfig:
     stages: int = 0
     """Pipeline: how many processes the model is divided among; 0 trains in one."""
     schedule: str = "1f1b"
-    """Pipeline: who works when: a name ('baremetal schedule compare --help'), or a file."""
+    """Pipeline: who works when: a name ('baremetal schedule compare --help'), a file, or 'auto'."""
+    memory_limit: str = ""
+    """Pipeline: for --schedule auto: microbatches that a process may hold; empty for no limit."""
     microbatches: int = 8
     """Pipeline: how many pieces a batch is cut into."""
     chunks: int = 0

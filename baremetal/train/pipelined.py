@@ -30,11 +30,13 @@ from baremetal.pipeline.run import PipelineRun, PipelineStep, Watch
 from baremetal.pipeline.runner import cut_batch
 from baremetal.pipeline.supervisor import Limits
 from baremetal.schedules import SCHEDULES, Schedule, ScheduleError
+from baremetal.schedules.auto_options import AUTO
 from baremetal.schedules.check import check_schedule
 from baremetal.schedules.options import Sizes
 from baremetal.schedules.options import chosen_schedule as schedule_of
 from baremetal.schedules.times import Times
 from baremetal.schedules.wiring import Wiring
+from baremetal.train.automatic import automatic_schedule
 from baremetal.train.build import build_model, build_optimizer, model_of
 from baremetal.train.config import TrainConfig
 from baremetal.train.run_folder import RunFolder
@@ -65,14 +67,22 @@ def make_job(config: TrainConfig, model: LanguageModel) -> Job:
     Raises:
         BaremetalError: something of it is unknown, or does not go together.
     """
-    schedule = chosen_schedule(config)
+    shape = config.batch // config.microbatches, config.context
+    link, stragglers = chosen_link(config), _stragglers(config, config.stages)
+    rehearsed, costs = _rehearsed(config, model), None
+    if config.schedule == AUTO:
+        times = _unit_times(config, config.stages * max(config.chunks, 1))
+        schedule, costs = automatic_schedule(
+            config, rehearsed, times if config.charge == "unit" else None, _chip(config), link,
+            stragglers,
+        )  # fmt: skip
+    else:
+        schedule = chosen_schedule(config)
     wiring = check_schedule(schedule, config.slots or None).wiring
     # That there are enough blocks is known before their costs, which take a while.
     parts_of_stages(schedule, [1.0] * len(model.blocks))
     faults = _faults(config, wiring)
-    link, stragglers = chosen_link(config), _stragglers(config, len(schedule.ranks))
-    shape = config.batch // config.microbatches, config.context
-    costs = block_costs(_rehearsed(config, model), shape, config.balance)
+    costs = costs or block_costs(rehearsed, shape, config.balance)
     parts = parts_of_stages(schedule, costs)
     return Job(
         schedule=schedule,
@@ -85,7 +95,7 @@ def make_job(config: TrainConfig, model: LanguageModel) -> Job:
         width=config.width,
         clock=config.clock,
         charge="measured" if config.clock == "wall" else config.charge,
-        times=_unit_times(config, schedule),
+        times=_unit_times(config, schedule.stages),
         chip=_chip(config),
         link=link,
         slots=config.slots or None,
@@ -160,17 +170,17 @@ def _rehearsed(config: TrainConfig, model: LanguageModel) -> LanguageModel:
     return model_of(model.config, config.seed)
 
 
-def _unit_times(config: TrainConfig, schedule: Schedule) -> Times:
+def _unit_times(config: TrainConfig, stages: int) -> Times:
     """Times of F, I and W: each one for all stages, or one for every stage with slashes between."""
     kinds = [text.split("/") for text in config.unit_times.split(",")]
-    if len(kinds) != 3 or any(len(texts) not in (1, schedule.stages) for texts in kinds):
+    if len(kinds) != 3 or any(len(texts) not in (1, stages) for texts in kinds):
         raise BaremetalError(
             f"--unit-times '{config.unit_times:.80}': expected three times, of F, I and W, such as "
-            f"'1 ms, 1 ms, 1 ms'; each may be {schedule.stages} times, one for every stage, with "
+            f"'1 ms, 1 ms, 1 ms'; each may be {stages} times, one for every stage, with "
             "slashes between"
         )
     each = [tuple(DURATION.parse(text.strip()) for text in texts) for texts in kinds]
-    return Times(*(times * (schedule.stages // len(times)) for times in each))
+    return Times(*(times * (stages // len(times)) for times in each))
 
 
 def _stragglers(config: TrainConfig, ranks: int) -> dict[int, float]:
