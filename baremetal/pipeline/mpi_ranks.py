@@ -83,7 +83,7 @@ class MpiRanks:
         except BaseException as error:
             rank = self._world.rank
             doing = describe_status(self._job.schedule, rank, self._worker.board.status(rank))
-            self._endpoint.abort(f"{doing}: {_words_of(error)}")
+            self._endpoint.abort(f"rank {rank}, {doing}: {_words_of(error)}")
             raise
 
 
