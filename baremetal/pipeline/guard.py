@@ -14,7 +14,7 @@ child sees the end of a pipe whose other end only the guard holds, and leaves at
 SIGTERM go the same way: some launchers signal the processes that they have started, others those
 processes' children as well. So the child is deaf to signals, and hears of each by the pipe, once.
 
-Without the means for that (on Windows) there is no guard, and `mpiexec` alone says that a rank died.
+Without the means for that (on Windows) there is no guard, and `mpiexec` says that a rank died.
 """
 
 import _thread
@@ -30,9 +30,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-VARIABLE = (
-    "BAREMETAL_GUARD"  # of a guarded process: the numbers of the board's file and of the pipe
-)
+VARIABLE = "BAREMETAL_GUARD"  # of a guarded process: its numbers of the board's file and the pipe
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 SPOKEN = (0, 1, 2, 130)  # after a line of ours, or a traceback of Python's
 BAD_END = 2
@@ -105,9 +103,10 @@ def listen_to_the_guard() -> None:
 
     def listen() -> None:
         while number := os.read(pipe, 1):
-            if signal.getsignal(number[0]) == signal.SIG_DFL:
-                os._exit(128 + number[0])
-            _thread.interrupt_main(number[0])  # as if it had come here
+            told = signal.Signals(number[0])
+            if signal.getsignal(told) == signal.SIG_DFL:
+                os._exit(128 + told)
+            _thread.interrupt_main(told)  # as if it had come here
         os._exit(BAD_END)
 
     threading.Thread(target=listen, name="guard", daemon=True).start()

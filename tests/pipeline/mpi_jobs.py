@@ -29,7 +29,7 @@ TIMES = (
 
 
 def jobs():
-    """A schedule in which both ranks have the first and the last stage; links that lose and delay."""
+    """One stage or two for each rank; links that lose and delay."""
     moody = replace(
         find_link("800g"), jitter_ps=10**6, loss=Fraction(1, 4), retransmit_timeout_ps=10**7
     )
