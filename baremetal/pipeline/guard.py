@@ -80,7 +80,7 @@ def _last_words(board: BinaryIO, rank: int, ranks: int, status: int) -> str:
     """What the rank was doing, and how it ended."""
     from baremetal.comm.board import board_bytes
     from baremetal.pipeline.board import Board
-    from baremetal.pipeline.words import describe_end, describe_status
+    from baremetal.pipeline.words import describe_end, describe_status, rank_name
 
     where = f"rank {rank}, while it started"
     size_bytes = board_bytes(ranks)
@@ -88,7 +88,8 @@ def _last_words(board: BinaryIO, rank: int, ranks: int, status: int) -> str:
         board.seek(0)
         lines = Board(np.frombuffer(board.read(size_bytes), np.uint8), ranks)
         schedule = pickle.load(board)
-        where = f"rank {rank}, {describe_status(schedule, rank, lines.status(rank))}"
+        doing = describe_status(schedule, rank, lines.status(rank))
+        where = f"{rank_name(schedule, rank)}, {doing}"
     return f"{where}: its process ended without a word ({describe_end(status)})"
 
 

@@ -29,14 +29,14 @@ TIMES = (
 
 
 def jobs():
-    """One stage or two for each rank; links that lose and delay."""
+    """One stage or two for each rank; links that lose and delay; a lane on which senders wait."""
     moody = replace(
         find_link("800g"), jitter_ps=10**6, loss=Fraction(1, 4), retransmit_timeout_ps=10**7
     )
     common = {"link": moody, "eager": True, "seed": 5, "host_overhead_ps": 17}
     unit = Times.uniform(2, 10**6, 10**6 + 1, 10**6 - 1)
     yield tiny_job(
-        make_schedule("1f1b", RANKS, MICROBATCHES), charge="unit", times=unit, slots=2, **common
+        make_schedule("gpipe", RANKS, MICROBATCHES), charge="unit", times=unit, slots=1, **common
     )
     yield tiny_job(
         make_schedule("zb-v", RANKS, MICROBATCHES), charge="roofline", chip=find_chip("gb300"),

@@ -143,7 +143,7 @@ def test_a_rank_that_fails_ends_them_all_with_the_message_of_shared_memory(mpi, 
     done = mpi("mpi_main.py", how, *options(text, how))
     assert done.returncode != 0  # mpiexec mixes what all processes ended with
     (said,) = lines_of_ours(done)
-    where = "rank 1, step 2, action 1F1 (forward of stage 1, microbatch 1): "
+    where = "rank 1 (stage 1), step 2, action 1F1 (forward of stage 1, microbatch 1): "
     assert said.startswith(where + cause)
 
 
