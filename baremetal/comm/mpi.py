@@ -41,6 +41,7 @@ from baremetal.machine.link import Link
 
 LOOKS_PER_TEST = 200  # asking MPI costs about as much as so many looks at a word
 FIRST_SPINS = 10_000
+BAD_END = 2  # the exit status of a run that was ended, as of the command line
 
 
 @cache
@@ -268,10 +269,11 @@ class MpiEndpoint:
         for sender in self.senders.values():
             sender.drain()
 
-    def abort(self, reason: str) -> None:
-        """End the run for all ranks. Does not return."""
-        print(f"baremetal: rank {self.rank}: {reason}", file=sys.stderr, flush=True)
-        self._comm.Abort(1)
+    def abort(self, message: str) -> None:
+        """End the run for all ranks, with a last line. Does not return."""
+        line = " ".join(message.split())
+        print(f"\nbaremetal: {line}", file=sys.stderr, flush=True)  # a bar may stand there
+        self._comm.Abort(BAD_END)
 
     def close(self) -> None:
         """End in order; every rank must come here."""
@@ -288,5 +290,5 @@ class MpiEndpoint:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
         if kind is not None:
-            self.abort(" ".join(str(error).split()) or kind.__name__)
+            self.abort(f"rank {self.rank}: {str(error) or kind.__name__}")
         self.close()

@@ -1,6 +1,6 @@
 """What MPICH would leave behind, and how it comes to leave nothing.
 
-The ranks of one machine talk through memory that all of them map, and MPICH gives that memory a
+The ranks of one machine talk through memory that all of them map, and MPICH 5 gives that memory a
 name (`/dev/shm/mpich_shm_...`, 2 MB and more), which it removes in `MPI_Finalize`. A rank that is
 killed, or that ends everybody by `MPI_Abort`, never gets there, and the name and its memory stay
 until the machine is started again.
@@ -10,8 +10,8 @@ a machine are there, one of them takes the name away. The memory lives on as lon
 it, and goes with the last, however that ends. MPICH does not mind that its own removal finds
 nothing. Only what this very process maps is touched, so it is never another run's.
 
-Where the system does not say what a process maps (macOS), or MPI uses no such names (Open MPI
-cleans up by itself), nothing is found and nothing is done.
+Where the system does not say what a process maps (macOS), or MPI leaves no such names (MPICH 4,
+Open MPI), nothing is found and nothing is done.
 """
 
 import contextlib

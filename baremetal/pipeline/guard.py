@@ -10,13 +10,14 @@ once more, as its child, and waits. The child writes what it begins on a board, 
 guard reads the board, says what stands there, and ends badly itself, upon which `mpiexec` ends all.
 
 They end together: when the guard is gone (`mpiexec` kills it because another rank has failed), the
-child sees the end of a pipe whose other end only the guard holds, and leaves at once. Signals that
-`mpiexec` passes on (Ctrl-C) go to the child.
+child sees the end of a pipe whose other end only the guard holds, and leaves at once. Ctrl-C and
+SIGTERM go the same way: some launchers signal the processes that they have started, others those
+processes' children as well. So the child is deaf to signals, and hears of each by the pipe, once.
 
-Without the means for that (on Windows) there is no guard, and `mpiexec` alone says that a rank
-died.
+Without the means for that (on Windows) there is no guard, and `mpiexec` says that a rank died.
 """
 
+import _thread
 import mmap
 import os
 import pickle
@@ -29,7 +30,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-VARIABLE = "BAREMETAL_GUARD"  # of a guarded process: numbers of the board's file and the pipe
+VARIABLE = "BAREMETAL_GUARD"  # of a guarded process: its numbers of the board's file and the pipe
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 SPOKEN = (0, 1, 2, 130)  # after a line of ours, or a traceback of Python's
 BAD_END = 2
@@ -49,37 +50,29 @@ def guard_rank(rank: int, ranks: int) -> int:
     with tempfile.TemporaryFile() as board:
         for descriptor in (board.fileno(), end_of_ours):
             os.set_inheritable(descriptor, True)
-        before = {number: signal.getsignal(number) for number in PASSED_ON}
         try:
-            process = _start(board, end_of_ours)
+            process = _start(board, end_of_ours, ours)
             os.close(end_of_ours)
             status = process.wait()
         finally:
             os.close(ours)
-            for number, handler in before.items():
-                signal.signal(number, handler)
         if status in SPOKEN:
             return status
-        print(f"baremetal: {_last_words(board, rank, ranks, status)}", file=sys.stderr, flush=True)
+        words = _last_words(board, rank, ranks, status)
+        print(f"\nbaremetal: {words}", file=sys.stderr, flush=True)  # a bar may stand there
         return BAD_END
 
 
-def _start(board: BinaryIO, end_of_ours: int) -> subprocess.Popen:
-    started: list[subprocess.Popen] = []
-
-    def pass_on(number: int, _: object) -> None:
-        for process in started:
-            process.send_signal(number)
-
+def _start(board: BinaryIO, end_of_ours: int, ours: int) -> subprocess.Popen:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # for the child, which inherits it
     for number in PASSED_ON:
-        signal.signal(number, pass_on)
+        signal.signal(number, lambda number, _: os.write(ours, bytes([number])))
     process = subprocess.Popen(
         [sys.executable, *sys.orig_argv[1:]],
         env=os.environ | {VARIABLE: f"{board.fileno()} {end_of_ours}"},
         close_fds=False,  # MPI talks with mpiexec through what it has opened for us
-        process_group=0,  # it hears of a signal once, from here
     )
-    started.append(process)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
@@ -87,7 +80,7 @@ def _last_words(board: BinaryIO, rank: int, ranks: int, status: int) -> str:
     """What the rank was doing, and how it ended."""
     from baremetal.comm.board import board_bytes
     from baremetal.pipeline.board import Board
-    from baremetal.pipeline.words import describe_end, describe_status
+    from baremetal.pipeline.words import describe_end, describe_status, rank_name
 
     where = f"rank {rank}, while it started"
     size_bytes = board_bytes(ranks)
@@ -95,24 +88,29 @@ def _last_words(board: BinaryIO, rank: int, ranks: int, status: int) -> str:
         board.seek(0)
         lines = Board(np.frombuffer(board.read(size_bytes), np.uint8), ranks)
         schedule = pickle.load(board)
-        where = f"rank {rank}, {describe_status(schedule, rank, lines.status(rank))}"
+        doing = describe_status(schedule, rank, lines.status(rank))
+        where = f"{rank_name(schedule, rank)}, {doing}"
     return f"{where}: its process ended without a word ({describe_end(status)})"
 
 
 # ---------------------------------------------------------------- the guarded rank
 
 
-def end_with_the_guard() -> None:
-    """A thread that waits for the guard's end, and then ends this process at once."""
+def listen_to_the_guard() -> None:
+    """A thread that hears of signals from the guard, and of its end, which ends this process."""
     if VARIABLE not in os.environ:
         return
     pipe = int(os.environ[VARIABLE].split()[1])
 
-    def watch() -> None:
-        os.read(pipe, 1)  # nobody writes: it returns when there is no writer any more
+    def listen() -> None:
+        while number := os.read(pipe, 1):
+            told = signal.Signals(number[0])
+            if signal.getsignal(told) == signal.SIG_DFL:
+                os._exit(128 + told)
+            _thread.interrupt_main(told)  # as if it had come here
         os._exit(BAD_END)
 
-    threading.Thread(target=watch, name="guard's end", daemon=True).start()
+    threading.Thread(target=listen, name="guard", daemon=True).start()
 
 
 def guarded_board(schedule: object, size_bytes: int) -> np.ndarray | None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from baremetal.errors import BaremetalError
-from baremetal.pipeline.guard import PASSED_ON, can_guard, end_with_the_guard, guard_rank
+from baremetal.pipeline.guard import PASSED_ON, can_guard, guard_rank, listen_to_the_guard
 
 # What launchers tell the processes that they start: MPICH's, Slurm's with PMI-2; Open MPI's; PMIx
 # leaves the number to Slurm.
@@ -51,7 +51,7 @@ def take_part(work: Callable[[], int]) -> int:
         return work()
     if can_guard():
         return guard_rank(_rank(), world_size())
-    end_with_the_guard()
+    listen_to_the_guard()
     if not leads():  # the leader stops in order, and tells the others
         for number in PASSED_ON:
             signal.signal(number, signal.SIG_IGN)

@@ -23,7 +23,7 @@ from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.guard import guarded_board
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.launcher import world_size
-from baremetal.pipeline.words import describe_status
+from baremetal.pipeline.words import describe_status, rank_name
 from baremetal.pipeline.worker import Worker, links_from
 
 END = "end"
@@ -83,7 +83,8 @@ class MpiRanks:
         except BaseException as error:
             rank = self._world.rank
             doing = describe_status(self._job.schedule, rank, self._worker.board.status(rank))
-            self._endpoint.abort(f"{doing}: {_words_of(error)}")
+            name = rank_name(self._job.schedule, rank)
+            self._endpoint.abort(f"{name}, {doing}: {_words_of(error)}")
             raise
 
 

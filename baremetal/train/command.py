@@ -70,12 +70,12 @@ def train(
             trainer, run = _resumed(config, resume, track)
         else:
             trainer, run = _fresh(config, start_from, track)
+    _start_where_others_wait(trainer)
     with (
         contextlib.closing(trainer),
         stop_on_signals() as stop,
         console_for(config)(trainer, run, quiet) as console,
     ):
-        _start_where_others_wait(trainer)
         _introduce(console, trainer, run)
         console.introduce()
         console.measure_peak()

@@ -68,7 +68,7 @@ def test_messages_can_be_taken_in_another_order(results):
 
 
 @installed
-def test_a_rank_that_raises_ends_them_all():
+def test_a_rank_that_raises_ends_them_all(nothing_left_of_mpi):
     done = mpi("raise")
     assert done.returncode != 0
     assert "baremetal: rank 1: F3 of stage 1 failed" in done.stderr
