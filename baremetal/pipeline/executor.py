@@ -103,8 +103,8 @@ class Executor:
         """All actions of one training step; gradients are added to the parameters'.
 
         Args:
-            batch: the step's tokens. Ranks in the middle need the targets, too: how many count is what
-                losses are divided by, and a mixture of experts has some loss on every stage.
+            batch: the step's tokens. Ranks in the middle need the targets, too: losses are divided
+                by how many count, and a mixture of experts has some loss on every stage.
             clock: at the beginning of the phase.
 
         Raises:
