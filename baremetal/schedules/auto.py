@@ -22,7 +22,7 @@ gradient needs (a softmax's result, say) need not wait for W. The zero-bubble pa
 schedules count like that (its appendix on memory; for its models 0.37 to 0.43 are kept).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import lcm
@@ -80,7 +80,7 @@ class Question:
     memory_limit: Limit = None
     kept_for_weights: float | Fraction = 1
     metric: Metric = "makespan"
-    stragglers: dict[int, Factor] | None = None
+    stragglers: Mapping[int, Factor] | None = None
     link: Links = None
     size_bytes: int | Sequence[int] = 0
     slots: int | None = None
@@ -289,12 +289,11 @@ def line_of(question: Question, *, fastest: bool = False) -> Line:
         question: with one chunk per rank.
         fastest: an I and a W no longer than a B's share of them: for a bound on all schedules.
     """
-    p, overhead_ps = question.ranks, question.host_overhead_ps
     by_kind = question.times.by_kind().tolist()
     for rank, factor in (question.stragglers or {}).items():
         for durations in by_kind:
             durations[rank] = stretched(durations[rank], factor)
-    F, I, W, B = np.array(by_kind, np.int64) + overhead_ps
+    F, I, W, B = np.array(by_kind, np.int64) + question.host_overhead_ps
     if fastest:
         I = np.minimum(I, B)
         W = np.minimum(W, B - I)
@@ -308,7 +307,7 @@ def line_of(question: Question, *, fastest: bool = False) -> Line:
 
 
 def _transit_ps(question: Question) -> np.ndarray:
-    """Occupancy and flight to the rank behind and to the one before, unless late or lost: (4, p)."""
+    """Occupancy and flight to the rank behind and to the one before, as a rule, (4, p)."""
     p, sizes = question.ranks, question.size_bytes
     each = [sizes] * p if isinstance(sizes, int) else list(sizes)
     transit_ps = np.zeros((4, p), np.int64)
@@ -348,7 +347,7 @@ def _improve(
     best: tuple[int, int],
     attempt: Callable[[Rules], tuple[int, int]],
 ) -> None:
-    """Change what one rank, or all from it on, want ahead, or a rank's patience; keep what helps."""
+    """Change what one rank or many want ahead, or a rank's patience; keep what helps."""
     left = EVENTS // (3 * line.ranks * line.microbatches)
     for _ in range(ROUNDS):
         before = best

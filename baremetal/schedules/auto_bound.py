@@ -33,9 +33,10 @@ and the makespan is at least the span of rank 0, which begins at time 0. This sa
 zero bubble takes.
 
 If an I already gives back a part of the activations and W only the rest, the share k, then the
-memory L holds more: up to L / k microbatches whose W is owed. "Idle while draining" then asks for
-the x whose I and W are left and the y whose W is left, with x + k y <= L - 1 and x + y <= m - 1, that
-are the most work, and turnover is what m microbatches take of memory times time, divided by L.
+memory L holds more: up to L / k microbatches whose W is owed. "Draining" then
+asks for the x whose I and W are left and the y whose W is left, with x + k y <= L - 1 and
+x + y <= m - 1, that are the most work, and turnover is what m microbatches take of memory times
+time, divided by L.
 """
 
 from typing import NamedTuple

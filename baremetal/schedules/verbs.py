@@ -181,7 +181,9 @@ class CompareOptions(SearchLimits, Playing):
 
 
 def _compare(given: CompareOptions) -> None:
-    comparison = compare(given.stages, given.microbatches, given.chunks, given, given if given.auto else None)
+    comparison = compare(
+        given.stages, given.microbatches, given.chunks, given, given if given.auto else None
+    )
     if given.plot:
         from baremetal.schedules.picture import comparison_figure
         from baremetal.trace import style

@@ -6,9 +6,10 @@ will be in the run (the chip's roofline of what their kernels cost, or the confi
 `--charge measured` nobody knows the times beforehand, and the roofline stands in for them.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from baremetal.errors import BaremetalError
 from baremetal.machine import Chip, Link
 from baremetal.machine.units import DURATION
 from baremetal.nn import LanguageModel
@@ -26,9 +27,9 @@ def automatic_schedule(
     config: TrainConfig,
     model: LanguageModel,
     unit_times: Times | None,
-    chip: Chip | None,
-    link: Link | None,
-    stragglers: dict[int, Factor],
+    chip: Chip,
+    link: Link,
+    stragglers: Mapping[int, Factor],
 ) -> tuple[Schedule, list[float]]:
     """The best schedule that can be found, and the costs of the blocks that it was found with.
 
@@ -36,7 +37,7 @@ def automatic_schedule(
         config: sizes, machine and memory limit.
         model: to measure costs on, needed for nothing else.
         unit_times: of the stages' actions; None: the chip's roofline.
-        chip, link: of the modelled machine; no link: messages are there at once.
+        chip, link: of the modelled machine.
         stragglers: factors by rank.
 
     Raises:
@@ -49,8 +50,6 @@ def automatic_schedule(
     times = unit_times
     if times is None:
         model.recompute = config.recompute
-        if chip is None:
-            raise BaremetalError("--schedule auto needs a chip for its times, or --charge unit")
         parts = partition(costs, stages)
         by_stage = [launch_costs(Stage(model, part), shape) for part in parts]
         times = roofline_times(by_stage, chip, config.modelled_precision)

@@ -71,11 +71,11 @@ def make_job(config: TrainConfig, model: LanguageModel) -> Job:
     link, stragglers = chosen_link(config), _stragglers(config, config.stages)
     rehearsed, costs = _rehearsed(config, model), None
     if config.schedule == AUTO:
-        times = _unit_times(config, config.stages * max(config.chunks, 1))
+        stages = config.stages * max(config.chunks, 1)
+        times = _unit_times(config, stages) if config.charge == "unit" else None
         schedule, costs = automatic_schedule(
-            config, rehearsed, times if config.charge == "unit" else None, _chip(config), link,
-            stragglers,
-        )  # fmt: skip
+            config, rehearsed, times, _chip(config), link, stragglers
+        )
     else:
         schedule = chosen_schedule(config)
     wiring = check_schedule(schedule, config.slots or None).wiring
