@@ -86,7 +86,10 @@ class Worker:
 
         self.board.say(self.rank, State.PREPARING, 0)
         with COMPILING.listen(on_kernel):
-            return self._prepare()
+            costs = self._prepare()
+        # Not before: to find out costs may load kernels, and each of them is told of above.
+        self.board.say(self.rank, State.IDLE, 0)
+        return costs
 
     def _prepare(self) -> dict[int, Mapping[Kind, Sequence[Cost]]]:
         from baremetal.kernels.native.pool import POOL
@@ -115,7 +118,6 @@ class Worker:
             self.board, None, job.host_overhead_ps,
         )  # fmt: skip
         self._executor.before_action = process_faults(job.faults, job.wiring, self.rank)
-        self.board.say(self.rank, State.IDLE, 0)
         return {number: runner.launch_costs for number, runner in self._runners.items()}
 
     def memory(self) -> dict[int, StageMemory]:

@@ -44,3 +44,22 @@ def test_every_step_of_a_run_has_chances_of_its_own():
     seeds = {step_seed(seed, step) for seed in range(3) for step in range(100)}
     assert len(seeds) == 300
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_rank_that_is_prepared_says_so_even_if_its_costs_had_to_be_found_out(monkeypatch):
+    """Costs are found by a rehearsal that may load kernels, of which the board is told, too."""
+    from baremetal.kernels.native.compiler import COMPILING
+    from baremetal.pipeline.board import State
+    from baremetal.pipeline.eager_stage import EagerStage
+    from baremetal.pipeline.worker import Worker
+
+    def launch_costs(self):
+        COMPILING.tell("a kernel")
+        return {}
+
+    monkeypatch.setattr(EagerStage, "launch_costs", property(launch_costs))
+    job = tiny_job(from_text("0F0 0B0\n"), eager=True)
+    with comm.Exchange(job.layout) as exchange:
+        worker = Worker(0, job, comm.Endpoint(exchange.address, 0))
+        worker.prepare()
+        assert worker.board.status(0).state is State.IDLE
