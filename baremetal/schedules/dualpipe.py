@@ -26,8 +26,8 @@ rank's distance from its end, and f, F the forwards of the near and the far dire
 
 For unequal F, I and W the formula is at most too large (10, 12, 8: two a rank). Where a pair takes
 another time than its parts, ranks differ in their work, since the outer ones have fewer pairs. The
-formula is then that of the two ranks in the middle, which have m - p - 1 of them, and of their idle
-time within the makespan.
+formula is then the idle time, within the makespan, of the two ranks in the middle, which have
+m - p - 1 pairs and m (F + I + W) - (m - p - 1)(F + I + W - F&B) of work.
 
 DeepSeek-AI, "DeepSeek-V3 Technical Report", arXiv 2412.19437, section 3.2.1, figure 5 and table 2.
 """
@@ -120,13 +120,17 @@ def even(m: int) -> str | None:
     return f"it needs an even number of microbatches: {m + 1} would do" if m % 2 else None
 
 
-def overlapped_idle(reach: int, share: Share) -> Time | None:
-    """(reach - 1)(F&B + B - 3W) of whatever `share` is the time of. Known where F = I = W."""
+def overlapped_idle(reach: int, pairs: int, share: Share) -> Time | None:
+    """The makespan less all F, I and W, of whatever `share` is the time of. Known where F = I = W.
+
+    The middle waits for (reach - 1)(F&B + B - 3W), and saves F + B - F&B with each of its pairs. So
+    this may be negative: less time is needed than the parts of the work would take one by one.
+    """
     F, I, W, pair = share
     if not F == I == W:
         return None
     together = share.work if pair is None else pair
-    return (reach - 1) * (together + I + W - 3 * W)
+    return (reach - 1) * (together + I + W - 3 * W) - pairs * (share.work - together)
 
 
 def as_parts(share: Share) -> bool:
@@ -136,12 +140,12 @@ def as_parts(share: Share) -> bool:
 
 def idle_span(p: int, m: int, v: int, share: Share) -> Time | None:
     """Known where F = I = W and a pair takes as long as its parts. A share is one stage."""
-    return overlapped_idle(p // 2, share) if as_parts(share) else None
+    return idle_makespan(p, m, v, share) if as_parts(share) else None
 
 
 def idle_makespan(p: int, m: int, v: int, share: Share) -> Time | None:
-    """Known where F = I = W; of the ranks in the middle."""
-    return overlapped_idle(p // 2, share)
+    """Known where F = I = W."""
+    return overlapped_idle(p // 2, m - p - 1, share)
 
 
 def peaks(p: int, m: int, v: int) -> tuple[Fraction, ...]:

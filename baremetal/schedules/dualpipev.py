@@ -43,8 +43,8 @@ def refusal(p: int, m: int, v: int) -> str | None:
 
 
 def idle_makespan(p: int, m: int, v: int, share: Share) -> Time | None:
-    """The formula is of a chunk's times, half a share's. Known where F = I = W; of rank p - 1."""
-    whole = overlapped_idle(p, share)
+    """The formula is of a chunk's times, half a share's. Known where F = I = W."""
+    whole = overlapped_idle(p, 2 * (m - p) - 1, share)
     return None if whole is None else Fraction(1, 2) * whole
 
 

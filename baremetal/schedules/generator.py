@@ -77,7 +77,8 @@ class Generator:
         chunks: the v that is meant if none is given.
         idle_span: (p, m, v, `Share`) to the largest idle time within a rank's span; None where no
             closed form is known, for these times or at all.
-        idle_makespan: the same for the makespan.
+        idle_makespan: the same for the makespan. Overlapped pairs that take less time than their
+            parts can make it negative: it is the makespan less m (F + I + W).
         peaks: (p, m, v) to each rank's peak of activations, in microbatches on its whole share.
             The largest is exact; for V-Half and V-Min other ranks may hold a chunk less.
         makespan_with_latency: (p, m, v, `Share`, latency per hop) to the makespan, or None.

@@ -211,16 +211,17 @@ def test_an_overlapped_pair_with_a_time_of_its_own(name, data):
     """The closed form is the middle ranks'; for other times it is at most too large."""
     p, m, v = data.draw(sizes_in_domain(name, ranks=8, microbatches=32))
     middle, pairs = (p // 2, m - p - 1) if name == "dualpipe" else (p - 1, 2 * (m - p) - 1)
+    reach = p if name == "dualpipev" else p // 2
     schedule, generator = make_schedule(name, p, m), SCHEDULES[name]
     assert sum(isinstance(step, Overlap) for step in schedule.ranks[middle]) == pairs
     for pair in (4, 5, 6, 7):
         timeline, share = play(schedule, (2, 2, 2), pair=pair), share_of((2, 2, 2), v, pair)
         assert timeline.busy[middle] == v * m * 6 - pairs * (6 - pair)
-        idle = timeline.makespan - timeline.busy[middle]
-        assert idle == generator.idle_makespan(p, m, v, share)
-        assert generator.idle_span(p, m, v, share) in (None, idle)
+        waits = (reach - 1) * (pair + 4 - 6)
+        assert timeline.makespan - timeline.busy[middle] == waits
+        assert timeline.makespan - v * m * 6 == generator.idle_makespan(p, m, v, share)
+        assert generator.idle_span(p, m, v, share) in (None, waits)
         assert (generator.idle_span(p, m, v, share) is None) == (pair != 6)
-    reach = p if name == "dualpipev" else p // 2
     assert max(play(schedule, (10, 12, 8)).spans) - v * m * 30 <= (reach - 1) * (30 + 20 - 24)
 
 
