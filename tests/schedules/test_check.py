@@ -1,8 +1,6 @@
 """The checker: what is complete, in order and live passes; everything else is named."""
 
-import importlib.util
-from pathlib import Path
-
+import drawn_schedules as drawn
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -15,10 +13,6 @@ from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.simulate import Simulator
 from baremetal.schedules.slots import needed_slots
 from baremetal.schedules.wiring import Lane, wire
-
-_spec = importlib.util.spec_from_file_location("drawn", Path(__file__).with_name("drawn.py"))
-drawn = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(drawn)
 
 
 def act(text):

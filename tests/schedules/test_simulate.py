@@ -1,25 +1,21 @@
 """The compiled simulator against its readable reference, and against closed forms."""
 
-import importlib.util
 from fractions import Fraction
-from pathlib import Path
 
+import drawn_schedules as drawn
 import numpy as np
 import pytest
+import schedule_oracle as oracle
 from hypothesis import given
 from hypothesis import strategies as st
 
 from baremetal.machine import Link
-from baremetal.schedules import Action, Kind, Overlap, Schedule, make_schedule
+from baremetal.schedules import SCHEDULES, Action, Kind, Overlap, Schedule, make_schedule
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.reference import play_slowly
 from baremetal.schedules.simulate import Simulator, simulate
 from baremetal.schedules.times import Times, step_durations, stretched
 from baremetal.schedules.wiring import Lane, wire
-
-_spec = importlib.util.spec_from_file_location("drawn", Path(__file__).with_name("drawn.py"))
-drawn = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(drawn)
 
 # ---------------------------------------------------------------- against the reference
 
@@ -76,6 +72,21 @@ def test_every_time_is_the_references(data):
     assert of_messages(timeline, timeline.depart_ps) == expected.depart
     assert of_messages(timeline, timeline.arrive_ps) == expected.arrive
     assert of_messages(timeline, timeline.taken_ps) == expected.taken
+
+
+@pytest.mark.parametrize("latency", [0, 3, 40])
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_every_named_schedule_as_the_generators_oracle_has_it(name, latency):
+    """A third player, written apart from ours: no buffers, no bandwidth, a latency."""
+    schedule = make_schedule(name, 4, 12)
+    expected = oracle.Timeline(schedule, {Kind.F: 10, Kind.I: 12, Kind.W: 8}, latency)
+    link = Link("latency", bandwidth_bps=None, latency_ps=latency)
+    timeline = simulate(schedule, Times.uniform(schedule.stages, 10, 12, 8), link=link)
+    assert timeline.makespan_ps == expected.makespan
+    assert timeline.span_ps == expected.spans
+    assert timeline.busy_ps == expected.busy
+    ends = [part.tolist() for part in timeline.by_rank(timeline.end_ps)]
+    assert {(r, k): end for r, row in enumerate(ends) for k, end in enumerate(row)} == expected.end
 
 
 # ---------------------------------------------------------------- closed forms
