@@ -3,10 +3,11 @@
 The same model, the same tokens, the same update; once in one process whose kernels use all cores,
 once in as many stages as there are cores, one thread each. They take turns in one run.
 
-A pipeline must idle: of its time at best m / (m + p - 1) is work (m microbatches, p stages; 1F1B).
-That is the schedule's doing and not the runtime's, so it is taken out of the comparison:
+A pipeline must idle: 1F1B for (p - 1) / (m + p - 1) of its time (m microbatches, p stages), other
+schedules for less. That is the schedule's doing and not the runtime's, so it is taken out of the
+comparison; how much it is with equal stages and F = I = W, the simulator says:
 
-    efficiency = pipeline's tokens/s  /  (single process's tokens/s  x  m / (m + p - 1))
+    efficiency = pipeline's tokens/s  /  (single process's tokens/s  x  (1 - bubble))
 
 What is left is what the runtime costs (messages, waiting, Python between actions, stages that are
 not quite equal), and what it gains (a thread that never waits for another one at a launch's end).
@@ -19,6 +20,9 @@ from typing import Any
 from baremetal.bench.step.sizes import GPTSize, find_size
 from baremetal.data import TextData
 from baremetal.errors import BaremetalError
+from baremetal.schedules import Schedule
+from baremetal.schedules.simulate import simulate
+from baremetal.schedules.times import Times
 from baremetal.trace.tables import table
 from baremetal.trace.units import format_percent, format_seconds
 from baremetal.train.build import build_data
@@ -51,7 +55,7 @@ def measure_pipeline(
         progress: is told what is being done.
 
     Returns:
-        A JSON-able object: medians, `bubble` ((p - 1) / (m + p - 1)), `ratio` (pipeline's
+        A JSON-able object: medians, `bubble` (of the makespan), `ratio` (pipeline's
         throughput over the single process's, the median over rounds) and `efficiency`.
     """
     common = TrainConfig(**size, sample_tokens=0, eval_every=10**6)
@@ -71,7 +75,7 @@ def measure_pipeline(
     ratio = statistics.median(
         a / b for a, b in zip(times["single"], times["pipeline"], strict=True)
     )
-    bubble = (stages - 1) / (microbatches + stages - 1)
+    bubble = simulated_bubble(pipeline.job.schedule)
     return {
         "size": size,
         "stages": stages,
@@ -82,6 +86,11 @@ def measure_pipeline(
         "ratio": ratio,
         "efficiency": ratio / (1 - bubble),
     }
+
+
+def simulated_bubble(schedule: Schedule) -> float:
+    """The share of the makespan that ranks idle: equal stages, F = I = W, messages at once."""
+    return simulate(schedule, Times.uniform(schedule.stages, 1, 1, 1)).bubble_makespan
 
 
 def pipeline_size(name: str) -> dict[str, Any]:
@@ -122,7 +131,7 @@ def pipeline_text(result: dict[str, Any]) -> str:
             table(rows, ["", "median step"]),
             "",
             f"throughput of the pipeline: {format_percent(result['ratio'])} of one process's",
-            f"bubble (p - 1) / (m + p - 1): {format_percent(result['bubble'])}; without it: "
+            f"the schedule's bubble: {format_percent(result['bubble'])}; without it: "
             f"{format_percent(result['efficiency'])}",
         ]
     )

@@ -87,6 +87,7 @@ class Captured:
         self._name = _name_of(function)
         self._inputs: tuple[Any, ...] = ()  # our arrays, and what is frozen between them
         self._arrays: list[np.ndarray] = []  # the arrays alone
+        self._returns_inputs = False
         self._expected: list[tuple[Any, Any, Any]] = []  # all, with shape and dtype of arrays
         self._checks: Sequence[RecordedCheck] = ()
         self._returned: Any = None
@@ -207,10 +208,9 @@ class Captured:
         self._recording = recording
         self._replay = replay  # now, and not before: a failed recording begins anew
         self._note_leaves()
-        if any(
+        self._returns_inputs = any(
             self._is_input(x.data if isinstance(x, Tensor) else x) for x in leaves(self._returned)
-        ):
-            self._copy_in = self._copy_in_apart  # type: ignore[method-assign]
+        )
         return self._returned
 
     def _note_leaves(self) -> None:
@@ -238,6 +238,8 @@ class Captured:
             raise CaptureError(
                 f"{self._name} was captured with {len(self._inputs)} inputs, got {len(inputs)}"
             )
+        if self._returns_inputs:  # one result may be the next call's other input
+            inputs = tuple(_own(value) for value in inputs)
         # Usually arrays of the right kind: a small step is as long as a few such lines.
         for (own, shape, dtype), given in zip(self._expected, inputs, strict=True):
             if type(given) is np.ndarray and given.shape == shape and given.dtype is dtype:
@@ -246,10 +248,6 @@ class Captured:
                 self._copy_unusual(own, given)
         if self._checks:
             self._check()
-
-    def _copy_in_apart(self, inputs: tuple) -> None:
-        """Where inputs are returned: one result may be the next call's other input."""
-        Captured._copy_in(self, tuple(_own(value) for value in inputs))
 
     def _check(self) -> None:
         """What the function checks of values from outside, before anything is launched."""

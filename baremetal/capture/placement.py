@@ -2,7 +2,8 @@
 
 For every buffer, all that were placed before it are looked at, n² / 2 looks for n buffers: half a
 million for a step of a thousand launches. In Python that took 50 microseconds a launch, most of
-the time that planning took; compiled it takes well under one (`baremetal bench launches`).
+the time that planning took; compiled, all of planning takes one to two (`baremetal bench
+launches`).
 
 The placed buffers are kept in the order of their addresses, so that one walk over them meets the
 contemporaries from the bottom of the arena to its top, and sees every gap between them:

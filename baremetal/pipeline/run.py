@@ -34,8 +34,10 @@ from baremetal.pipeline.words import describe_action, rank_name
 from baremetal.pipeline.worker import StepResult, run_worker
 from baremetal.schedules import Kind
 from baremetal.schedules.simulate import Simulator
+from baremetal.schedules.slots import reused_slots
 from baremetal.schedules.timeline import Timeline
 from baremetal.schedules.times import Times, step_durations
+from baremetal.schedules.wiring import Lane
 
 Watch = Callable[[Board], None]
 
@@ -157,13 +159,12 @@ class PipelineRun:
         self.memory: dict[int, StageMemory] = {}
         for held in self.ranks.call("memory"):
             self.memory |= held
-        self._simulator = Simulator(
-            self.job.wiring,
-            link=self.job.link,
-            size_bytes=self.job.message_bytes,
-            slots=dict(zip(self.job.wiring.lanes, self.job.lane_slots, strict=True)),
-            host_overhead_ps=self.job.host_overhead_ps,
-        )
+        self._reuses = reused_slots(self.job.wiring, self._slots)
+
+    @property
+    def _slots(self) -> dict[Lane, int]:
+        """How many messages each lane of the schedule holds."""
+        return dict(zip(self.job.wiring.lanes, self.job.lane_slots, strict=True))
 
     def _times(self) -> Times | None:
         """What the stages' actions are charged; None if that is measured."""
@@ -194,7 +195,7 @@ class PipelineRun:
             losses=results[0].losses,
             gradient_norm=max(result.gradient_norm for result in results),
             is_finite=all(result.is_finite for result in results),
-            executed=executed_timeline(self.job.wiring, records, self._simulator.reuses),
+            executed=executed_timeline(self.job.wiring, records, self._reuses),
             computed_s=[record.computed_ns / 1e9 for record in records],
         )
 
@@ -207,7 +208,7 @@ class PipelineRun:
             self.job.wiring,
             link=self.job.link,
             size_bytes=self.job.message_bytes,
-            slots=dict(zip(self.job.wiring.lanes, self.job.lane_slots, strict=True)),
+            slots=self._slots,
             host_overhead_ps=self.job.host_overhead_ps,
             seed=step_seed(self.job.seed, step.number),
         )
