@@ -57,6 +57,12 @@ def test_launches_in_a_row_are_rounded_up_together(launches):
     assert together <= alone <= together + max(len(launches) - 1, 0)
 
 
+def test_a_sum_of_launches_is_the_exact_sum_rounded_up():
+    # 1 FLOP at 3e12 FLOP/s is a third of a picosecond: three are one, and four are two.
+    third = chip(flops={"bf16": 3 * 10**12}, efficiency=Fraction(1))
+    assert [third.sum_ps([(1, 0)] * n, "bf16") for n in range(5)] == [0, 1, 1, 1, 2]
+
+
 def test_the_cost_of_a_kernel_has_the_same_roofline():
     """`kernels/cost.py` states the same formula in floats, without efficiencies."""
     cost, full = (

@@ -85,6 +85,15 @@ def test_a_chip_of_ones_own_computes(write):
     assert found.time_ps(8 * 10**11, 0, "float32") == 10**12  # a second at 80 % of 1 TFLOP/s
 
 
+def test_a_node_without_limits_of_its_network_says_so(write):
+    unlimited = NODE.replace("mine", "own") + LINK.replace("10 Gb/s", "unlimited").replace(
+        "mine", "own"
+    )
+    found = find_node(write(CHIP.replace("mine", "own") + unlimited))
+    assert found.network.bandwidth_bps is None
+    assert found.network_bps is None
+
+
 def test_one_file_describes_a_whole_machine(write):
     path = write(LINK.partition("[sources]")[0].replace('"card"', '"a card"') + CHIP + NODE + RACK)
     rack = find_rack(path)
@@ -115,6 +124,7 @@ EDITS = [
     ("10 Gb/s", "10 GB", ["bandwidth", "no unit of a rate"]),
     ("10 Gb/s", "lots", ["bandwidth", "'lots' is no rate"]),
     ("value = ", "vlaue = ", ["bandwidth", "unknown 'vlaue'", "{ value ="]),
+    ('value = "10 Gb/s", ', "", ["bandwidth", "it has no value", "{ value ="]),
     (', source = "card"', ', page = 3', ["bandwidth", "unknown 'page'"]),
     ('source = "card"', 'source = "crad"', ["bandwidth", "'crad' is not in [sources]", "'card'"]),
     ('source = "card"', "source = 3", ["bandwidth", "source 3 is no text"]),
@@ -159,6 +169,7 @@ def test_a_wrong_link_is_refused_with_file_and_field(write, refused, old, new, w
         ("1 TFLOP/s", "1 TB/s", ["fp32", "TB/s"]),
         ("50 GB/s", "50 Gb/s", ["memory_rate", "did you mean GB/s"]),
         ("80 %", "0 %", ["efficiency = 0"]),
+        ('memory = "16 GB"', 'memory = "16 GB"\npower = "0 W"', ["power: is zero", "1.4 kW"]),
         ('memory = "16 GB"\n', "", ["memory is missing", "288 GB"]),
         ('memory = "16 GB"', 'memory = "16 GB"\nusable_memory = "17 GB"', ["more than its memory"]),
         ("0.9", "9", ["memory_efficiency", "9 is no part of one"]),
@@ -177,6 +188,7 @@ def test_a_wrong_chip_is_refused_with_file_and_field(write, refused, old, new, w
         ('chip = "mine"', 'chip = "no/such.toml"', ["[node]: chip", "cannot read"]),
         ("chips = 2", "chips = 0", ["[node]: chips", "0 is no whole number of at least 1"]),
         ("nodes = 3", 'nodes = "3"', ["[rack]: nodes", "'3' is no whole number"]),
+        ("domain = 2", "domain = 2\nswitch_trays = -1", ["[rack]: switch_trays", "-1 is no whole"]),
         ("domain = 2", "domain = 4", ["[rack]", "domain = 4 does not divide"]),
         ("domain = 2", "domain = 3", ["[rack]", "domain = 3 does not divide"]),
     ],
@@ -188,6 +200,16 @@ def test_a_wrong_machine_is_refused_where_it_is_wrong(write, refused, old, new, 
         find_rack(write(whole.replace(old, new, 1)))
 
 
+def test_every_number_of_a_fabric_is_read(write):
+    counts = "ports = 64\ntiers = 3\nrails = 4\nplanes = 2\n"
+    text = (
+        f'[fabric]\nname = "f"\nport = "800g"\n{counts}oversubscription = "3 : 2"\nhop = "90 ns"\n'
+    )
+    found = find_fabric(write(text))
+    assert (found.ports, found.tiers, found.rails, found.planes) == (64, 3, 4, 2)
+    assert (found.oversubscription, found.hop_ps) == (Fraction(3, 2), 90_000)
+
+
 def test_a_wrong_fabric_is_refused(write, refused):
     fabric = '[fabric]\nname = "f"\nport = "800g"\nports = 63\ntiers = 2\nrails = 4\n'
     with refused("my.toml", "ports = 63", "even"):
@@ -196,6 +218,8 @@ def test_a_wrong_fabric_is_refused(write, refused):
         find_fabric(write(fabric.replace("63", "64") + "oversubscription = 2\n"))
     with refused("my.toml", "oversubscription", "at least 1"):
         find_fabric(write(fabric.replace("63", "64") + 'oversubscription = "1 : 2"\n'))
+    with refused("my.toml", "hop: is zero"):
+        find_fabric(write(fabric.replace("63", "64") + 'hop = "0 ns"\n'))
 
 
 def test_a_file_that_is_none_is_refused(write, refused, tmp_path):

@@ -66,8 +66,10 @@ def test_shown_and_read_again_is_the_same_number(kind, value):
         (DURATION, 0, "0 ps"),
         (DURATION, 1_500_000, "1.5 us"),
         (DURATION, 999, "999 ps"),
+        (DURATION, 1000, "1 ns"),  # a unit fits where there is just one of it
         (POWER, 1400, "1.4 kW"),
         (SIZE, 2**35, "32 GiB"),
+        (SIZE, 3 * 2**50, "3 PiB"),
         (SIZE, 80 * 10**9, "80 GB"),
         (BIT_RATE, 7_200 * 10**9, "7.2 Tb/s"),
         (FLOP_RATE, 500 * 10**9, "500 GFLOP/s"),  # not 0.5 TFLOP/s
