@@ -24,6 +24,19 @@ def test_every_file_is_found_and_none_is_left_over():
     assert {path.parent for path in files} == folders
     assert {path.suffix for path in files} == {".toml"}
     assert len(files) == len(SHIPPED)
+    for kind, (folder, _) in KINDS.items():
+        in_order = sorted(path.stem for path in (DATA / folder).iterdir())
+        assert [
+            entry.thing.name.casefold().replace(" ", "-") for entry in entries(kind)
+        ] == in_order
+
+
+def test_a_node_or_a_rack_made_in_a_program_refuses_numbers_out_of_range(refused):
+    for field in ("chips", "network_cards", "processors", "power_W"):
+        with refused("node dgx-h100", f"{field} = 0", "at least 1"):
+            replace(find_node("dgx-h100"), **{field: 0})
+    with refused("rack gb300-nvl72", "switch_trays = -1", "at least 0"):
+        replace(find_rack("gb300-nvl72"), switch_trays=-1)
 
 
 @pytest.mark.parametrize(("kind", "name"), SHIPPED)
@@ -208,7 +221,11 @@ def test_every_node_gives_its_chips_the_links_of_their_generation():
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("chip", "gb30", ["unknown chip 'gb30'", "did you mean 'gb300'", "A100", "TOML"]),
+        (
+            "chip",
+            "gb30",
+            ["unknown chip 'gb30'", "did you mean 'gb300'", "A100", "machine measure"],
+        ),
         ("link", "900g", ["unknown link '900g'", "did you mean '800g'", "nvlink5"]),
         ("link", "gb300", ["unknown link 'gb300'"]),
         ("chip", "", ["unknown chip ''"]),

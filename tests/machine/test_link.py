@@ -78,6 +78,7 @@ def test_a_link_fails_after_so_many_messages():
         ({"bandwidth_bps": 0}, ["bandwidth_bps = 0", "at least 1"]),
         ({"overhead_ps": -3}, ["overhead_ps"]),
         ({"jitter_ps": None}, ["jitter_ps"]),
+        ({"retransmit_timeout_ps": -1}, ["retransmit_timeout_ps = -1"]),
         ({"loss": 0.5}, ["loss = 0.5", "Fraction"]),
         ({"loss": Fraction(1)}, ["loss 1 lets nothing through"]),
         ({"loss": Fraction(-1, 2)}, ["loss"]),
@@ -117,6 +118,14 @@ def test_fate_does_not_depend_on_what_was_asked_before():
     forwards = [lossy.fate(1, 0, 1, n) for n in range(100)]
     backwards = [lossy.fate(1, 0, 1, n) for n in reversed(range(100))]
     assert forwards == backwards[::-1]
+
+
+def test_a_chance_of_loss_is_rounded_up_and_never_certain():
+    """In parts of 2^32: a loss that is stated is never none, and one below 1 never all."""
+    assert link(loss=Fraction(1, 4)).loss_chance == 2**30
+    assert link(loss=Fraction(1, 3)).loss_chance == 1_431_655_766  # 2^32 / 3 = 1431655765.33
+    assert link(loss=Fraction(1, 10**12)).loss_chance == 1
+    assert link(loss=1 - Fraction(1, 10**12)).loss_chance == 2**32 - 1
 
 
 def test_a_perfect_link_loses_nothing_and_is_never_late():

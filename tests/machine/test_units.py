@@ -48,6 +48,16 @@ def test_each_unit_is_its_multiple_of_the_base_unit(kind, text, expected):
     assert kind.parse(text) == expected
 
 
+def test_every_prefix_is_a_power():
+    """SI: 1000 to the first, second ...; IEC: 1024. The whole row of each, from its standard."""
+    for power, prefix in enumerate(["", "k", "M", "G", "T", "P", "E"]):
+        assert FLOP_RATE.parse(f"1 {prefix}FLOP/s") == 1000**power
+    for power, prefix in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi"], start=1):
+        assert SIZE.parse(f"1 {prefix}B") == 1024**power
+    for power, unit in enumerate(["ps", "ns", "us", "ms", "s"]):
+        assert DURATION.parse(f"1 {unit}") == 1000**power
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.base)
 def test_every_unit_that_is_known_can_be_read(kind):
     for unit, factor in kind.units.items():
