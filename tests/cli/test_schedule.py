@@ -89,6 +89,13 @@ def test_closed_forms_with_latency_and_only_where_they_hold(document):
     assert document("simulate", "--link", "800g")["closed_form"] == {}
 
 
+def test_a_closed_form_counts_a_pair_on_all_chunks(document):
+    """DualPipeV's pairs are of half shares: with an overlap of 2 for F + B of 3, times per chunk."""
+    sizes = ["--schedule", "dualpipev", "--stages", "4", "--microbatches", "12", "--overlap", "2"]
+    found = document("simulate", *sizes)
+    assert found["makespan"] == found["closed_form"]["makespan"]
+
+
 def test_times_with_units_come_back_in_seconds(document):
     times = ["--f", "1 ms", "--b", "1.5 ms", "--w", "500 us"]
     found = document("simulate", "--stages", "1", "--microbatches", "2", *times)
