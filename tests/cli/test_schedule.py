@@ -90,7 +90,7 @@ def test_closed_forms_with_latency_and_only_where_they_hold(document):
 
 
 def test_a_closed_form_counts_a_pair_on_all_chunks(document):
-    """DualPipeV's pairs are of half shares: with an overlap of 2 for F + B of 3, times per chunk."""
+    """DualPipeV's times are per chunk: a pair lasts 2 where its parts, F and B, last 3."""
     sizes = ["--schedule", "dualpipev", "--stages", "4", "--microbatches", "12", "--overlap", "2"]
     found = document("simulate", *sizes)
     assert found["makespan"] == found["closed_form"]["makespan"]

@@ -36,6 +36,11 @@ def test_wall_time_is_not_reached_by_a_sleep_that_ends_early(monkeypatch):
     assert clock.wait_until(then) >= then
 
 
+def test_wall_time_is_in_picoseconds_since_the_origin(monkeypatch):
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 5_000)
+    assert WallClock(3_000).now_ps() == 2_000_000  # 2 us
+
+
 def test_wall_time_takes_work_as_done():
     clock = WallClock(time.monotonic_ns())
     assert clock.advance(10**15) < 10**15  # a modelled quarter of an hour is not slept through

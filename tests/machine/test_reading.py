@@ -140,6 +140,7 @@ EDITS = [
     ('name = "mine"', "name = 3", ["name", "3 is no text"]),
     ('name = "mine"\n', "", ["name", "missing"]),
     ('name = "mine"', 'name = "mine"\naliases = "one"', ["aliases", "no list of strings"]),
+    ('name = "mine"', 'name = "mine"\naliases = [3]', ["aliases", "no list of strings"]),
     ("[link]", "[lnik]", ["unknown table 'lnik'", "'link'"]),
     ("[link]", "[chip]", ["describes no link but chip"]),
     ("[link]", "link = 3\n[x]", ["unknown table 'link'"]),
