@@ -110,6 +110,8 @@ def test_two_faults_cannot_show_in_one_slot(joined, refused):
 def test_numbers_count_from_0(refused):
     with refused("numbers count from 0"):
         MessageFault(Wrong.DROP, 0, -1)
+    with refused("numbers count from 0", "times from 1"):
+        MessageFault(Wrong.CORRUPT, 0, 0, times=0)
 
 
 def test_drain_waits_until_what_went_wrong_is_mended(joined):

@@ -348,3 +348,11 @@ def test_a_stage_belongs_to_one_rank_and_dualpipe_has_two_paths():
     assert schedule.rank_of == (0, 1, 2, 3, 3, 2, 1, 0)
     assert schedule.ranks[0][0] == Action(Kind.F, 0, 0)
     assert schedule.ranks[3][0] == Action(Kind.F, 4, 4)
+
+
+def test_dualpipe_says_nothing_of_unequal_times():
+    for name in ("dualpipe", "dualpipev"):
+        for times in ((1, 1, 2), (1, 2, 1), (2, 1, 1)):
+            share = Share(*times)
+            assert SCHEDULES[name].idle_makespan(4, 8, SCHEDULES[name].chunks, share) is None
+            assert SCHEDULES[name].idle_span(4, 8, SCHEDULES[name].chunks, share) is None
