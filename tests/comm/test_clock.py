@@ -75,6 +75,14 @@ def test_losses_and_jitter_are_those_of_the_description():
     assert free > 50 * 100 + 10 * 150  # some were lost
 
 
+@pytest.mark.parametrize("wrong", [{"loss": Fraction(1, 2)}, {"jitter_ps": 999}])
+def test_a_link_that_is_only_lossy_or_only_late_is_not_taken_for_certain(wrong):
+    link = Link("bad", 8 * 10**12, 100, retransmit_timeout_ps=50, **wrong)
+    queue, perfect = LinkQueue(link, 2, 5, seed=11), LinkQueue(Link("ok", 8 * 10**12, 100), 2, 5)
+    found = [queue.carry(90, 0).arrival_ps for _ in range(50)]
+    assert found != [perfect.carry(90, 0).arrival_ps for _ in range(50)]
+
+
 def test_a_link_that_fails_says_so(refused):
     queue = LinkQueue(Link("old", None, 0, fails_after=2), 0, 1)
     queue.carry(1, 0)
