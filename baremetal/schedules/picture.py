@@ -3,8 +3,8 @@
 Colour says what is done, and so does the box's edge: a pattern of its own for each kind, and the
 microbatch's number inside, so that a print in grey can be read, too. The paler a box, the higher
 the chunk of its rank (the second half of a V, mirrored copies); a pale one has rim and pattern in
-a dark shade of its colour, for white ones would be lost on it. An overlapped pair stands as two half boxes,
-the forward above.
+a dark shade of its colour, for white ones would be lost on it. An overlapped pair stands as two
+half boxes, the forward above.
 """
 
 import os
