@@ -153,7 +153,7 @@ quote(Owed)
 
 # %% [markdown]
 # Is it worth it? Only if W is a good part of the work. Each of the three is one product of the same
-# size for a linear layer: $F : I : W = 1 : 1 : 1$. Attention has no weights, so there I is more and
+# size for a linear layer: $F = I = W$. Attention has no weights, so there I is more and
 # W is nothing. What it comes to, for a middle stage of a GPT, counted in the launches' arithmetic:
 
 # %%
@@ -177,8 +177,9 @@ print(
 #
 # ### Three orders, one after the other
 #
-# 1F1B first, from lesson 10: rank $i$ does $p - i$ forwards ahead, then a backward and a forward in
-# turns. Written as words, one line for each rank:
+# 1F1B first, from lesson 10: rank $i$ does $p - i$ forwards, then a backward and a forward in
+# turns. (There it was $p - 1 - i$ ahead, then a forward and a backward in turns: the same order.)
+# Written as words, one line for each rank:
 
 
 # %%
