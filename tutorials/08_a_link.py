@@ -11,6 +11,7 @@
 import math
 import multiprocessing
 import statistics
+import textwrap
 import threading
 import time
 from dataclasses import replace
@@ -68,8 +69,8 @@ rng = np.random.default_rng(8)
 # $$ T(n) = \frac{8 n}{\beta} + L $$
 #
 # They are not two words for the same thing. A lorry full of discs has a fine bandwidth. Where both
-# terms are equal, at $n_{1/2} = \beta L / 8$ bytes, half of the time is spent on each. Below it
-# more bandwidth buys nothing; above it less latency buys nothing.
+# terms are equal, at $n_{1/2} = \beta L / 8$ bytes, half of the time is spent on each. Far
+# below it more bandwidth buys nothing; far above it less latency buys nothing.
 
 # %%
 LINKS = {name: find_link(name) for name in ("400g", "800g", "nvlink5")}
@@ -99,7 +100,8 @@ rows = [
     for name, link in LINKS.items()
 ]  # fmt: skip
 print(table(rows, ["link", "bandwidth", "latency", "n½"]))
-print(f"\nwhere the latency is from: {LINKS['800g'].sources['latency']}")
+print()
+print(textwrap.fill(f"where the latency is from: {LINKS['800g'].sources['latency']}", 96))
 
 # %% [markdown]
 # (Bandwidth and latency are *public* figures; each is kept with its source, in
@@ -352,7 +354,7 @@ with Exchange(layout) as exchange:
     try:
         receiver.receive(1, into, taken_ps=0)
     except CorruptionError as error:
-        print("message 1:", error)
+        print(textwrap.fill(f"message 1: {error}", 96))
     else:
         raise AssertionError("a changed bit went unseen")
 

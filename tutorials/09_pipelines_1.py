@@ -129,9 +129,10 @@ end = play(gpipe_by_hand(4, 4), time)
 draw(end, time)
 
 # %% [markdown]
-# A forward is one column wide, a backward two. Not every order works: if rank 1 began with a
-# backward, `play` would go round for ever, for every rank would wait for another. That is a
-# *deadlock*; lesson 12 is about finding its cause.
+# A forward is one column wide, a backward two. Not every order works: if rank 1 began with the
+# backward of microbatch 0, it would wait for its own forward, which stands behind it in its list,
+# all others would wait for rank 1, and `play` would go round for ever. That is a *deadlock*; in
+# lesson 12 ranks wait in a circle, and you find the cause.
 #
 # ### The library's
 #
@@ -404,7 +405,8 @@ show(
 lines = []
 for rank in (0, 3):
     times_ps, held = timeline.activations(rank)
-    lines.append(Line(f"rank {rank}", np.repeat(times_ps, 2)[1:] / MS, np.repeat(held, 2)[:-1]))
+    x, y = np.repeat(times_ps, 2)[1:] / MS, np.repeat(held, 2)[:-1]
+    lines.append(Line(f"rank {rank}", x, y, dashed=rank == 3))
 show(
     line_figure(
         lines,
@@ -413,8 +415,8 @@ show(
         y_label="microbatches",
         height_in=3.0,
     ),
-    "Up with each forward, down with each backward. The last rank comes down at once; rank 0 waits "
-    "on top, with everything in its hands, while the others are at work.",
+    "Up with each forward, down with each backward. The last rank (dashed) comes down at once; "
+    "rank 0 waits on top, with everything in its hands, while the others are at work.",
 )
 
 # %% [markdown]

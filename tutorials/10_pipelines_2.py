@@ -52,8 +52,8 @@ MS = 10**9  # ps
 #
 # $$ \min(p - i, m) $$
 #
-# of them, however large the batch. Nothing is faster: the last rank still begins $p - 1$ forwards
-# late, and the first still waits for $p - 1$ backwards at last. The bubble is GPipe's.
+# of them, however large the batch. It is no faster than GPipe: the last rank still begins $p - 1$
+# forwards late, and the first still waits for $p - 1$ backwards at last. The bubble is the same.
 #
 # That is how it is told. It has a price. Count for rank 0: $p$ microbatches may be in flight, and
 # the next may come in only when one is back. How long is one away? It does a forward and a backward
@@ -167,8 +167,8 @@ print(table(rows, ["schedule", "microbatches", "rank 0", "rank 1", "rank 2", "ra
 #
 # Who is to blame for the makespan? Start from the last action and ask: what did it wait for? For
 # its rank, or for a message. Go there, and ask again. The chain that you find is the **critical
-# path**: shorten anything on it and the step is shorter, shorten anything else and nothing happens.
-# Each hop on it costs a $c$.
+# path**: the step gets shorter only if something on it does; shorten anything else, and nothing
+# happens. Each hop on it costs a $c$.
 
 
 # %%
@@ -200,7 +200,7 @@ for m in (4, 8, 12, 16):
 
 # %% [markdown]
 # Ten for the first four, and then six more for every four: two ways across three links, as Little
-# has it. In a formula, where $p$ divides $m$,
+# has it. In a formula, for two ranks or more, and where $p$ divides $m$,
 #
 # $$ T = (m + p - 1)(F + B) + \left[ 2 (p - 1) \frac{m}{p} + 2 (p - 2) \right] c $$
 #
@@ -256,7 +256,8 @@ print("formula", *(f"{slope:4g}" for slope in formula))
 #
 # $$ \frac{(p - 1)(F + B)}{v} $$
 #
-# with $F$ and $B$ still those of a rank's whole share. This is how Megatron trains (2021).
+# with $F$ and $B$ still those of a rank's whole share. This is how Megatron trains (2021). The
+# microbatches go round in groups of $p$, so $m$ must be a multiple of $p$.
 
 # %%
 quote(in_rounds, forwards_ahead, interleaved)
@@ -392,7 +393,9 @@ print(f"computing really took the ranks {', '.join(map(format_seconds, step.comp
 
 # %% [markdown]
 # However the system shared two cores among four processes, the modelled times came out the same to
-# the last digit. And it was training, not theatre: here is the same batch, in one piece.
+# the last digit. (A rank whose real time is far above the others' had a kernel to compile or load
+# in its first step. The modelled clock does not see that, either.) And it was training, not
+# theatre: here is the same batch, in one piece.
 
 # %%
 whole = model.loss(inputs, targets)
@@ -471,6 +474,11 @@ for label, schedule in (
     times = Times.uniform(schedule.stages, share, share, share)
     spans = [makespan_ps(order, times, int(c)) / PS_PER_UNIT for c in latencies]
     lines.append(Line(label, latencies / PS_PER_UNIT, spans))
+meet_ps, halves = 195 * PS_PER_UNIT // 100, Times.uniform(8, *[PS_PER_UNIT // 2] * 3)
+wholes = Times.uniform(4, PS_PER_UNIT, PS_PER_UNIT, PS_PER_UNIT)
+assert makespan_ps(one_f_one_b(4, 16), wholes, meet_ps) == makespan_ps(
+    interleaved(4, 16, 2), halves, meet_ps
+)
 show(
     line_figure(
         lines,
@@ -478,15 +486,17 @@ show(
         x_label="c, in units of a rank's forward",
         y_label="makespan in units",
     ),
-    "At c = 0 the bubble decides. 1F1B climbs from the first moment; interleaving climbs slowly up "
-    "to a chunk's forward (1/2 and 1/4), then most steeply of all. GPipe hardly cares, if only it "
-    "had the memory.",
+    "At c = 0 the bubble decides. 1F1B climbs by 28 hops from the first moment, interleaving by 14 "
+    "with two chunks and by 30 with four, up to a chunk's forward (1/2 and 1/4). From there on two "
+    "chunks climb more steeply than before, and four most steeply of all. GPipe hardly cares, if "
+    "only it had the memory.",
 )
 
 # %% [markdown]
 # Read it from right to left, too. Where hops are long against the work (small microbatches, slow
-# links, a pipeline between continents), fewer chunks are better, and what helps most is to have
-# more in flight. Exercise 3 does that; lesson 11 finds a way that needs less memory for it.
+# links, a pipeline between continents), four chunks are worse than two, and a little beyond the
+# right edge, at $c = 1.95$, two are worse than one. What helps most is to have more in flight.
+# Exercise 3 does that; lesson 11 finds a way that needs less memory for it.
 
 # %% [markdown]
 # ## Exercises

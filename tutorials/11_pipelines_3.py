@@ -115,7 +115,8 @@ show(
 # $$ \underbrace{(p-1)(F+I+W)}_{\text{1F1B}} \;\to\; \underbrace{(p-1)(F+I-W)}_{\text{ZB-H1}}
 #    \;\to\; \underbrace{(p-1)(F+I-2W)}_{\text{ZB-H2}} $$
 #
-# Where all three times are equal, the last one is zero.
+# Where all three times are equal, the last one is zero. (A stock can fill no more than there is:
+# the second formula holds as long as $W \le F$, the third if $2W \le F + I$ besides.)
 
 # %% [markdown]
 # ## Build it
@@ -152,7 +153,7 @@ quote(Owed)
 
 # %% [markdown]
 # Is it worth it? Only if W is a good part of the work. Each of the three is one product of the same
-# size for a linear layer: $F : I : W = 1 : 1 : 1$. Attention has no weights, so there I is more and
+# size for a linear layer: $F = I = W$. Attention has no weights, so there I is more and
 # W is nothing. What it comes to, for a middle stage of a GPT, counted in the launches' arithmetic:
 
 # %%
@@ -176,8 +177,9 @@ print(
 #
 # ### Three orders, one after the other
 #
-# 1F1B first, from lesson 10: rank $i$ does $p - i$ forwards ahead, then a backward and a forward in
-# turns. Written as words, one line for each rank:
+# 1F1B first, from lesson 10: rank $i$ does $p - i$ forwards, then a backward and a forward in
+# turns. (There it was $p - 1 - i$ ahead, then a forward and a backward in turns: the same order.)
+# Written as words, one line for each rank:
 
 
 # %%
@@ -328,7 +330,8 @@ show(
 # And if even $p$ is too much? How much a rank holds is a matter of how long a microbatch lives
 # there, from its F to its W, and how often a new one is let in. In a V the fast way down and the
 # slow way up add up to the same on each rank, so there is a dial: **V-Half** and **V-Min** (Qi et
-# al., 2024) hold a half and a third, and pay with idle time. Every one of them has formulas, that
+# al., 2024) hold about a half and about a third of $p$ (on many ranks; on four it is 3 and 2), and
+# pay with idle time. Every one of them has formulas, that
 # the library keeps beside its generator; simulated and predicted:
 
 # %%
@@ -366,8 +369,8 @@ schedule = make_schedule("dualpipe", p, m + 2)
 apart, beside = played(schedule), played(schedule, pair=2.5)
 show(
     comparison_figure([apart, beside], unit=UNITS),
-    "Boxes of half the height, one above the other: a pair. Dark boxes enter from the left end "
-    "(rank 0), pale ones from the other. Above, a pair takes as long as its parts, 3 units; "
+    "Boxes of half the height, one above the other: a pair. Dark boxes are microbatches that enter "
+    "at rank 0, pale ones enter at rank 3. Above, a pair takes as long as its parts, 3 units; "
     "below, 2.5.",
 )
 for text, timeline in (("as its parts", apart), ("2.5 units", beside)):
@@ -423,8 +426,8 @@ print(table(rows, ["price in units of c", "c", *(f"m = {m}" for m in COUNTS)]))
 # ZB-H1 has $n = p$. Put it in, and everything goes away but $2(p-1)\,c \le (p-1)\,W$. In 1F1B every
 # rank does its W before the gradient goes on, the trip is $p(F+I+W) + 2(p-1)c$ with the same
 # $n = p$, and there is nothing to hide behind: $2(p-1)c/p$ for each microbatch, from the first
-# picosecond on. And ZB-H2 has $n = 2p - 1$: it hides up to $2W$. **Memory buys off idle time, and
-# latency, too.** Does the argument hold? To the last digit:
+# picosecond on. And ZB-H2 has $n = 2p - 1$: it hides up to $(F + I)/2 + W$, here $2W$. **Memory
+# buys off idle time, and latency, too.** Does the argument hold? To the last digit:
 
 
 # %%
@@ -664,17 +667,18 @@ check(
 # %% [markdown]
 # ## Look
 #
-# What does a microbatch cost when the link is slow? For every schedule: what each further one adds
+# What does a microbatch cost when the link is slow? For seven schedules: what each further one adds
 # to the makespan beyond its work, against the latency. Flat at zero means hidden.
 
 # %%
 p = 4
 latencies = np.linspace(0, 2.5, 21)
-in_flight = {"1f1b": 4, "zb-h1": 4, "zb-h2": 7, "zb-v": 8, "v-half": 8, "v-min": 8, "dualpipe": 8}
+groups_of = {"1f1b": 4, "zb-h1": 4, "zb-h2": 7, "zb-v": 8, "v-half": 8, "v-min": 8, "dualpipe": 8}
 lines = [
-    Line(name, latencies, [float(slope(name, p, n, Fraction(c))) for c in latencies])
-    for name, n in in_flight.items()
-]
+    Line(name, latencies, [float(slope(name, p, n, Fraction(c))) for c in latencies],
+         dashed=name in ("zb-v", "v-half", "v-min"))
+    for name, n in groups_of.items()
+]  # fmt: skip
 show(
     line_figure(
         lines,
@@ -686,7 +690,8 @@ show(
     ),
     "Each line leaves zero where its microbatches in flight no longer cover their trip: V-Min at "
     "once (it holds the fewest, and passes every rank four times), V-Half at 0.25, ZB-H1 at 0.5, "
-    "ZB-V at 1, ZB-H2 at 2. 1F1B and DualPipe pay from the beginning, but not steeply.",
+    "ZB-V at 1, ZB-H2 at 2. 1F1B and DualPipe pay from the beginning, but not steeply. Dashed: the "
+    "three V's.",
 )
 
 # %% [markdown]
@@ -761,6 +766,8 @@ assert max(timeline.peak_activations) <= 3
 
 # %% [markdown]
 # ## What the real system does that this does not
+#
+# The right column is *public* (the papers and notes below).
 #
 # | | here | a GB300 cluster |
 # |---|---|---|

@@ -195,7 +195,7 @@ for lane, slots in check_schedule(looped).needed_slots.items():
 #
 # A *straggler* does everything $f$ times as slowly: a hot GPU, a neighbour on the same host. In a
 # pipeline every microbatch goes through every rank. So the slow one sets the pace, $f\,(F + B)$ for
-# each microbatch, and all others wait for it. One of four ranks, half as slow again:
+# each microbatch, and all others wait for it. One of four ranks takes half as long again:
 
 # %%
 p, m, f = 4, 16, Fraction(3, 2)
@@ -212,7 +212,8 @@ def stepped(name, p, m, slow=None, f=1, link=None, seed=0):
 even, slow = stepped("1f1b", p, m), stepped("1f1b", p, m, slow=3, f=f)
 show(
     comparison_figure([even, slow]),
-    "Below, rank 3 is half as slow again, and never waits. All others do, with every microbatch.",
+    "Below, rank 3 takes half as long again for everything, and never waits. All others do, with "
+    "every microbatch.",
 )
 rows = []
 for name in ("gpipe", "1f1b", "zb-h1"):
@@ -548,7 +549,7 @@ executed = faulty_steps[2].executed
 simulated = faulty.ranks.simulate(faulty_steps[2])
 show(
     comparison_figure([smooth_steps[2].executed, executed]),
-    "Above, 1F1B undisturbed. Below, ZB-H1 with rank 2 half as slow again; it sets the pace. Its "
+    "Above, 1F1B undisturbed. Below, ZB-H1; rank 2 takes half as long again and sets the pace. Its "
     "F 3 comes late: the activations had to be sent twice. W 0 covers most of that. There are two "
     "more W in stock, but a schedule is an order, and nobody may leave it.",
 )
@@ -638,6 +639,8 @@ assert [part.stop - part.start for part in partition([1.0] * 12, 3)] == [4, 4, 4
 
 # %% [markdown]
 # ## What the real system does that this does not
+#
+# The right column is *public* (the papers below).
 #
 # | | here | a GB300 cluster |
 # |---|---|---|

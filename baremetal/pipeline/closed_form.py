@@ -64,7 +64,10 @@ class ClosedForm:
         return None if self.idle_makespan_ps is None else self.work_ps + self.idle_makespan_ps
 
     def _bubble(self, idle_ps: Fraction | None) -> float | None:
-        return None if idle_ps is None else float(idle_ps / (self.work_ps + idle_ps))
+        if idle_ps is None:
+            return None
+        whole_ps = self.work_ps + idle_ps
+        return float(idle_ps / whole_ps) if whole_ps else 0.0  # work that takes no time, as asked
 
     def figures(self) -> dict[str, Any]:
         """For JSON; times in s."""

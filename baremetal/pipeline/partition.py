@@ -88,7 +88,11 @@ def parts_of_stages(schedule: Schedule, costs: Sequence[float]) -> list[Part]:
     """For each stage of a schedule its part of the model.
 
     As many parts as a path has stages; mirrored copies of a stage have the same one.
+
+    Raises:
+        PipelineError: more stages than blocks.
     """
+    _refuse_chunks(schedule, len(costs))
     parts = partition(costs, len(schedule.paths[0]))
     found: dict[int, Part] = {}
     for path in schedule.paths:
@@ -118,6 +122,19 @@ def balance(
         rows = [row | {"rank": str(rank)} for row, rank in zip(rows, rank_of, strict=True)]
     columns.append(Column("share", "of an even share", ".3f"))
     return table(rows, columns)
+
+
+def _refuse_chunks(schedule: Schedule, blocks: int) -> None:
+    """Who asked for 4 ranks does not know why 8 stages are too many: say where they are from."""
+    stages, ranks = len(schedule.paths[0]), len(schedule.ranks)
+    if stages > blocks and stages > ranks:
+        most = blocks * ranks // stages
+        fewer = f", or at most {most} rank{'s' if most > 1 else ''} (--stages)" if most else ""
+        raise PipelineError(
+            f"{stages} stages of a model of {blocks} blocks: {schedule.name} has "
+            f"{stages // ranks} stages on each of the {ranks} ranks, and every stage holds at "
+            f"least one block; give {stages} layers or more{fewer}"
+        )
 
 
 def _check(costs: Sequence[float], parts: int) -> None:

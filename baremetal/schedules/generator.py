@@ -110,10 +110,16 @@ class Generator:
         reason = self.refusal(ranks, microbatches, v)
         if reason:
             raise ScheduleError(
-                f"{self.name} has no schedule for {ranks} ranks, {microbatches} microbatches and "
-                f"{v} chunk{'s' if v > 1 else ''} per rank: {reason}"
+                f"{self.name} has no schedule for {_counted(ranks, 'rank')}, "
+                f"{_counted(microbatches, 'microbatch')} and {_counted(v, 'chunk')} per rank: "
+                f"{reason}"
             )
         return self.build(ranks, microbatches, v)
+
+
+def _counted(count: int, word: str) -> str:
+    plural = "es" if word.endswith("h") else "s"
+    return f"{count} {word}{plural if count > 1 else ''}"
 
 
 # --- what several generators say about their sizes -----------------------------------------------

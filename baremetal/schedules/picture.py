@@ -2,7 +2,8 @@
 
 Colour says what is done, and so does the box's edge: a pattern of its own for each kind, and the
 microbatch's number inside, so that a print in grey can be read, too. The paler a box, the higher
-the chunk of its rank (the second half of a V, mirrored copies). An overlapped pair stands as two
+the chunk of its rank (the second half of a V, mirrored copies); a pale one has rim and pattern in
+a dark shade of its colour, for white ones would be lost on it. An overlapped pair stands as two
 half boxes, the forward above.
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from baremetal.schedules.action import Step
 from baremetal.schedules.flat import chunk_numbers
 from baremetal.schedules.report import PS_PER_UNIT, SECONDS, UNITS
 from baremetal.schedules.terminal import COLOURS, WORDS, caption
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
 
 HATCHES = {"F": "", "I": "///", "W": "...", "B": "\\\\\\"}
 GAP = 0.08  # between ranks, on either side, of a rank's height
-PALER = 0.45  # how much of the way to white each further chunk goes
+PALER, PALEST = 0.45, 0.75  # how much of the way to white the second chunk goes, the last at most
+PALE = 0.5  # luminance from which on a white rim would hardly be seen
 CROWD = 2500  # boxes; with more of them, rims and numbers would hide what they are about
 ROW_IN, REST_IN, TALLEST_IN = 0.34, 1.35, 14.0
+MOST_CHUNKS = 4  # that the legend names; of more only the first and the last
+SMALL_ROW_IN, PAIR_ROW_IN = 0.16, 0.24  # of a comparison; of one with two boxes above each other
 
 
 def draw_picture(
@@ -72,7 +77,9 @@ def schedule_figure(
 def comparison_figure(timelines: Sequence[Timeline], unit: str = SECONDS) -> "Figure":
     """Several schedules above each other, on one axis of time."""
     rows = [len(timeline.schedule.ranks) for timeline in timelines]
-    height_in = min(0.16 * sum(rows) + 0.5 * len(rows) + 0.9, 40.0)
+    paired = any(len(step.parts) > 1 for each in timelines for step in _steps(each))
+    row_in = PAIR_ROW_IN if paired else SMALL_ROW_IN
+    height_in = min(row_in * sum(rows) + 0.5 * len(rows) + 0.9, 40.0)
     figure, first = style.new_figure(height_in, width_in=11.0)
     first.remove()
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
@@ -95,11 +102,17 @@ class _Box(NamedTuple):
 
     letter: str
     chunk: int
+    chunks: int
     left_ps: int
     right_ps: int
     top: float
     bottom: float
     text: str
+
+    @property
+    def face(self) -> str:
+        """Its colour."""
+        return paler(COLOURS[self.letter], self.chunk, self.chunks)
 
 
 def _draw_axes(axes: "Axes", timeline: Timeline, whole_ps: int, axis_ps: int) -> None:
@@ -118,8 +131,13 @@ def _axis_unit(whole_ps: int, unit: str) -> tuple[str, int]:
     return ("units", PS_PER_UNIT) if unit == UNITS else time_unit(whole_ps)
 
 
+def _steps(timeline: Timeline) -> list[Step]:
+    return [step for steps in timeline.schedule.ranks for step in steps]
+
+
 def _boxes(timeline: Timeline) -> list[_Box]:
     chunk = chunk_numbers(timeline.schedule)
+    chunks = max(chunk, default=0) + 1
     starts, ends = timeline.start_ps.tolist(), timeline.end_ps.tolist()
     boxes: list[_Box] = []
     number = 0
@@ -129,8 +147,8 @@ def _boxes(timeline: Timeline) -> list[_Box]:
             for half, part in enumerate(step.parts):
                 top = rank + GAP + half * height
                 boxes.append(
-                    _Box(part.kind.name, chunk[part.stage], starts[number], ends[number], top,
-                         top + height, str(part.microbatch))
+                    _Box(part.kind.name, chunk[part.stage], chunks, starts[number], ends[number],
+                         top, top + height, str(part.microbatch))
                 )  # fmt: skip
             number += 1
     return boxes
@@ -150,12 +168,12 @@ def _draw_boxes(axes: "Axes", boxes: Sequence[_Box], unit_ps: int) -> None:
             )]
             for box in mine
         ]  # fmt: skip
-        face = paler(COLOURS[letter], chunk)
+        face = mine[0].face
         axes.add_collection(
             PolyCollection(
                 outlines,
                 facecolor=face,
-                edgecolor=face if crowded else "white",
+                edgecolor=face if crowded else _rim(face, letter),
                 linewidth=0.2 if crowded else 0.8,
                 hatch=None if crowded else HATCHES[letter] or None,
                 zorder=2,
@@ -164,12 +182,18 @@ def _draw_boxes(axes: "Axes", boxes: Sequence[_Box], unit_ps: int) -> None:
         )
 
 
-def paler(colour: str, chunk: int) -> str:
-    """The colour, on its way to white by a further share with each chunk."""
-    left = (1 - PALER) ** chunk
+def paler(colour: str, chunk: int, chunks: int = 2) -> str:
+    """The colour, the further on its way to white the higher the chunk (0 of `chunks`: itself)."""
+    step = min(PALER, PALEST / max(chunks - 1, 1))
+    left = 1 - step * chunk
     channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     red, green, blue = (round(255 - (255 - channel) * left) for channel in channels)
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _rim(face: str, letter: str) -> str:
+    """The colour of a box's rim and pattern."""
+    return style.as_ink(COLOURS[letter]) if style.luminance(face) > PALE else "white"
 
 
 def _write_numbers(panels: Sequence["Axes"], timelines: Sequence[Timeline], axis_ps: int) -> None:
@@ -185,12 +209,12 @@ def _write_numbers(panels: Sequence["Axes"], timelines: Sequence[Timeline], axis
         for box in boxes:
             size = min(style.SMALL_PT - 1, 0.65 * row_points * (box.bottom - box.top))
             digits_points = 0.64 * size * len(box.text)  # of DejaVu Sans, matplotlib's font
-            if digits_points + 2 <= (box.right_ps - box.left_ps) * points_per_ps:
-                _write_number(axes, box, size, axis_ps)
+            spare_points = (box.right_ps - box.left_ps) * points_per_ps - digits_points
+            if spare_points >= 2:
+                _write_number(axes, box, size, min(0.6, spare_points / 2 - 0.8), axis_ps)
 
 
-def _write_number(axes: "Axes", box: _Box, size: float, axis_ps: int) -> None:
-    face = paler(COLOURS[box.letter], box.chunk)
+def _write_number(axes: "Axes", box: _Box, size: float, pad_points: float, axis_ps: int) -> None:
     note = axes.text(
         (box.left_ps + box.right_ps) / 2 / axis_ps,
         (box.top + box.bottom) / 2,
@@ -198,8 +222,9 @@ def _write_number(axes: "Axes", box: _Box, size: float, axis_ps: int) -> None:
         ha="center",
         va="center_baseline",
         fontsize=size,
-        color=style.ink_on(face),
-        bbox={"facecolor": face, "edgecolor": "none", "pad": 0.6},  # no pattern behind it
+        color=style.ink_on(box.face),
+        # No pattern behind it, and its box's rim in front of it.
+        bbox={"facecolor": box.face, "edgecolor": "none", "pad": pad_points},
         zorder=3,
     )
     note.set_in_layout(False)  # it is inside its box: the layout need not look at thousands
@@ -225,21 +250,30 @@ def _draw_messages(axes: "Axes", timeline: Timeline, axis_ps: int) -> None:
 
 
 def _legend(figure: "Figure", timelines: Sequence[Timeline]) -> None:
+    """What is drawn, by kind and chunk: a column for each kind, or a row if chunks are more."""
     from matplotlib.patches import Patch
 
-    used = {(box.letter, box.chunk) for timeline in timelines for box in _boxes(timeline)}
-    chunks = max(chunk for _, chunk in used)
+    shown = {(box.letter, box.chunk): box for each in timelines for box in _boxes(each)}
+    letters = [letter for letter in "FIWB" if any(letter == found for found, _ in shown)]
+    chunks = sorted({chunk for _, chunk in shown})
+    named = chunks if len(chunks) <= MOST_CHUNKS else [chunks[0], chunks[-1]]
+
+    def patch(letter: str, chunk: int) -> "Patch":
+        if (letter, chunk) not in shown:
+            return Patch(facecolor="none", edgecolor="none", label="")
+        face = shown[letter, chunk].face
+        label = WORDS[letter] + (f", chunk {chunk}" if len(chunks) > 1 else "")
+        rim, pattern = _rim(face, letter), HATCHES[letter] or None
+        return Patch(facecolor=face, edgecolor=rim, hatch=pattern, label=label)
+
+    wide = len(named) <= len(letters)  # matplotlib fills a legend column by column
+    pairs = [(letter, chunk) for letter in letters for chunk in named]
+    if not wide:
+        pairs = [(letter, chunk) for chunk in named for letter in letters]
     figure.legend(
-        handles=[
-            Patch(
-                facecolor=paler(COLOURS[letter], chunk), edgecolor="white",
-                hatch=HATCHES[letter] or None,
-                label=WORDS[letter] + (f", chunk {chunk}" if chunks else ""),
-            )
-            for letter, chunk in sorted(used, key=lambda each: ("FIWB".index(each[0]), each[1]))
-        ],
+        handles=[patch(*pair) for pair in pairs],
         loc="outside lower center",
-        ncols=max(chunks + 1, 4) if chunks < 4 else chunks + 1,
+        ncols=len(letters) if wide else len(named),
         frameon=False,
         fontsize=style.SMALL_PT,
-    )  # fmt: skip
+    )

@@ -44,5 +44,8 @@ def make_schedule(name: str, ranks: int, microbatches: int, chunks: int | None =
         ScheduleError: no such name, or sizes outside its domain; says what would fit.
     """
     if name not in SCHEDULES:
-        raise ScheduleError(f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}")
+        raise ScheduleError(
+            f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}; 'auto' searches "
+            "for one, and a file of your own is given by its path, as in mine.txt"
+        )
     return SCHEDULES[name](ranks, microbatches, chunks)

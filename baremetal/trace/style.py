@@ -151,11 +151,12 @@ def log_ticks(axes: Axes, which: str) -> None:
 
 
 def tick_text(value: float) -> str:
-    """1000000 is "1 M", 1500 is "1.5 k", 0.01 is "0.01": as short as the number allows."""
+    """1000000 is "1 M", 1e-6 is "1 µ", 0.01 is "0.01": as short as the number allows."""
     if 1e-3 <= value < 1e3 or not 1e-12 <= value < 1e21:
         return f"{value:g}"
     power = math.floor(math.log10(value) + 1e-9) // 3
-    return f"{value / 1000.0**power:g} {SI_PREFIXES[power]}"
+    prefix = SI_PREFIXES[power].replace("u", "µ")  # a picture has the letter, a terminal may not
+    return f"{value / 1000.0**power:g} {prefix}"
 
 
 def caption(axes: Axes, title: str, x_label: str, y_label: str) -> None:

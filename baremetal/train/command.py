@@ -178,6 +178,7 @@ def _fresh(
     config: TrainConfig, start_from: Weights | None, track: Track
 ) -> tuple[Trainer, RunFolder]:
     # Everything that can be wrong is found out before a folder is made.
+    _check_in_stages(config)
     if start_from is None:
         trainer = trainer_for(config)(config, data=build_data(config, track=track))
     else:
@@ -188,6 +189,19 @@ def _fresh(
     run = RunFolder.create(config)
     trainer.run_folder = run
     return trainer, run
+
+
+def _check_in_stages(config: TrainConfig) -> None:
+    """One process follows no schedule. (It may resume a run that did, so only a new run is asked.)
+
+    Raises:
+        BaremetalError: a schedule was asked for, and no stages.
+    """
+    if not config.stages and config.schedule != TrainConfig.schedule:
+        raise BaremetalError(
+            f"--schedule {config.schedule} without --stages: a schedule is for the processes of a "
+            "pipeline; give --stages 4, or leave it away to train in one process"
+        )
 
 
 def _check_start(config: TrainConfig, weights: Weights) -> None:

@@ -43,7 +43,8 @@ def refusal(capsys, here, *options):
         ("--stages 5", "5 stages of a model of 4 blocks: every stage holds at least one"),
         (
             "--schedule zb-v --stages 4 --batch 8 --microbatches 8",
-            "8 stages of a model of 4 blocks",
+            "8 stages of a model of 4 blocks: zb-v has 2 stages on each of the 4 ranks, and every "
+            "stage holds at least one block; give 8 layers or more, or at most 2 ranks (--stages)",
         ),
         ("--microbatches 3", "--batch 4 --microbatches 3: microbatches are of equal size; try"),
         ("--link 801g", "unknown link '801g'"),
@@ -56,6 +57,7 @@ def refusal(capsys, here, *options):
         ("--fault explode", "--fault 'explode': unknown 'explode'"),
         ("--fault kill_rank_1", "--fault 'kill_rank_1': unknown"),
         ("--stages 0 --fault kill", "--fault kill without --stages"),
+        ("--stages 0 --schedule zb-v", "--schedule zb-v without --stages: a schedule is for the"),
     ],
 )
 def test_options_that_do_not_go_together(capsys, here, options, said):

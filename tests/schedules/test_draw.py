@@ -1,6 +1,7 @@
 """A played schedule in its three forms: text, picture, trace."""
 
 import pytest
+from matplotlib.colors import to_hex
 
 from baremetal.machine import Link
 from baremetal.schedules import Action, Kind, Overlap, Schedule, make_schedule
@@ -110,8 +111,41 @@ def test_kinds_differ_in_colour_and_in_pattern():
 
 
 def test_a_higher_chunk_is_paler():
-    shades = [style.luminance(paler(COLOURS["F"], chunk)) for chunk in range(3)]
-    assert shades == sorted(set(shades))
+    for chunks in (2, 3, 4, 8):
+        faces = [paler(COLOURS["F"], chunk, chunks) for chunk in range(chunks)]
+        shades = [style.luminance(face) for face in faces]
+        assert faces[0] == COLOURS["F"].lower()
+        assert shades == sorted(set(shades))
+        assert shades[-1] < 0.7  # and still no white, which would be a bubble
+
+
+def test_a_pale_box_has_a_dark_rim_and_pattern():
+    """White ones would not be seen on it."""
+    schedule = make_schedule("interleaved", 2, 4, 4)
+    (axes,) = schedule_figure(simulate(schedule, Times.uniform(8, 9, 9, 9))).axes
+    contrasts = []
+    for bar in axes.collections:
+        face, rim = (to_hex(each[0]) for each in (bar.get_facecolor(), bar.get_edgecolor()))
+        high, low = sorted([style.luminance(face), style.luminance(rim)], reverse=True)
+        contrasts.append((high + 0.05) / (low + 0.05))
+    assert len(contrasts) == 8  # F and B on four chunks
+    assert min(contrasts) > 2
+
+
+def test_the_legend_has_a_column_for_each_kind():
+    legend = schedule_figure(folded()).legends[0]
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[:2] == ["F forward, chunk 0", "F forward, chunk 1"]  # filled column by column
+    assert legend._ncols == len(texts) / 2 == 4
+    assert texts.count("") == 2  # I and W on one chunk only
+
+
+def test_of_many_chunks_the_legend_names_the_first_and_the_last():
+    schedule = make_schedule("interleaved", 2, 2, 8)
+    legend = schedule_figure(simulate(schedule, Times.uniform(16, 9, 9, 9))).legends[0]
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == [f"{word}, chunk {k}" for word in ("F forward", "B full backward")
+                     for k in (0, 7)]  # fmt: skip
 
 
 def test_boxes_stand_where_the_steps_are():

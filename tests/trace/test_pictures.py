@@ -317,7 +317,7 @@ def test_text_can_be_read_on_every_colour_of_the_palette():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1e9, "1 G"), (5e8, "500 M"), (1500, "1.5 k"), (0.01, "0.01"), (1, "1"), (1e-6, "1 u")],
+    [(1e9, "1 G"), (5e8, "500 M"), (1500, "1.5 k"), (0.01, "0.01"), (1, "1"), (1e-6, "1 µ")],
 )
 def test_ticks_are_short(value, text):
     assert style.tick_text(value) == text
