@@ -269,6 +269,13 @@ def test_every_set_of_rules_ends_and_the_simulator_agrees(question):
         assert timeline.makespan_ps <= listed.makespan_ps
 
 
+def test_a_forward_that_arrives_where_there_is_no_room_wakes_its_rank():
+    """Else the rank would sleep for ever: a W that it owes is all that has to be done first."""
+    line = line_of(Question(Times((9, 8, 9), (6, 14, 7), (10, 9, 6)), 3, 3, memory_limit=2))
+    for rules in rules_to_try(line):
+        assert (follow(line, rules).kinds >= 0).all()
+
+
 # --- slow ranks, few slots -----------------------------------------------------------------------
 
 
