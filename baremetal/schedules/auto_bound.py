@@ -1,4 +1,6 @@
-"""What no schedule can beat: lower bounds for one stage per rank, from work, distance and memory.
+"""What no schedule can beat: lower bounds from work, distance and memory.
+
+First for one stage per rank; `lower_bound_of_v` is for two per rank in a V.
 
 Let rank r be idle as little as it can. It works m (F + I + W) in any case. Beside that:
 
@@ -44,6 +46,7 @@ from typing import NamedTuple
 import numpy as np
 
 from baremetal.schedules.action import Kind
+from baremetal.schedules.auto_fill import Fold
 from baremetal.schedules.auto_list import Line
 
 
@@ -79,6 +82,44 @@ def lower_bound(line: Line) -> Bound:
             + gradient_ps[rank] - gradient_ps[before] + line.lasts_ps[Kind.W, before],
         )  # fmt: skip
     return Bound(int(spans.max()), _makespan_ps(forward_ps, spans))
+
+
+def lower_bound_of_v(fold: Fold) -> Bound:
+    """The same for a V, from work, filling, turnover and where a rank's first stage lies.
+
+    *Work*: m (F + I + W) of both of a rank's stages. *Filling*: the rank begins with an F of its
+    upper stage. Its first I is of the lower one, no earlier than a microbatch takes to the lower
+    stage, on to the last, and back; until then only as many F as the memory holds can be done,
+    every one of the lower stage after one of the upper. *Turnover*: every microbatch takes memory
+    on each stage from its F to the end of its I, and the share kept for W until its end: at least
+    a round trip from there. What all take of memory times time has to fit the limit times the span.
+    """
+    m, p = fold.microbatches, len(fold.limit)
+    F, I, W = fold.lasts_ps
+    onward_ps = np.concatenate([[0], np.cumsum((F + fold.transit_ps[0] + fold.transit_ps[2])[:-1])])
+    back_ps = np.concatenate([[0], np.cumsum((I + fold.transit_ps[1] + fold.transit_ps[3])[1:])])
+    trip_ps = onward_ps[-1] - onward_ps + F[-1] + back_ps[-1] - back_ps
+    spans = np.zeros(p, np.int64)
+    for rank, (upper, lower) in enumerate(fold.stages_of().tolist()):
+        pair = [upper, lower]
+        places = min(int(fold.limit[rank]) // int(fold.memory[Kind.F]), 2 * m)
+        first_i_ps = int(onward_ps[lower] - onward_ps[upper] + trip_ps[lower])
+        work_ps = m * int(fold.lasts_ps[:, pair].sum())
+        filling_ps = max(0, first_i_ps - _most_forward_work_ps(F[upper], F[lower], places, m))
+        until_i_ps = int((trip_ps + I)[pair].sum())
+        whole, kept = int(fold.memory[Kind.F]), int(fold.memory[Kind.W])
+        area = m * (whole * until_i_ps + kept * int(W[pair].sum()))
+        spans[rank] = max(work_ps + filling_ps, -(-area // int(fold.limit[rank])))
+    return Bound(int(spans.max()), int((onward_ps[:p] + spans).max()))
+
+
+def _most_forward_work_ps(upper_ps: int, lower_ps: int, places: int, m: int) -> int:
+    """The most that x F of the upper and y <= x of the lower stage are, x + y <= places, x <= m."""
+    if upper_ps >= lower_ps:
+        upper = min(places, m)
+        return int(upper * upper_ps + min(places - upper, m) * lower_ps)
+    lower = min(places // 2, m)
+    return int(lower * lower_ps + min(places - lower, m) * upper_ps)
 
 
 def _makespan_ps(forward_ps: np.ndarray, spans: np.ndarray) -> int:

@@ -128,7 +128,7 @@ def _choice(
         if fits or behind or (forward_ps <= now and not room):
             return W, NEVER
     known_ps = arrive_ps[I, rank, i] if i < m else NEVER
-    if room and f < m and (wanted or eager) and arrive_ps[F, rank, f] > now:
+    if f < m and arrive_ps[F, rank, f] > now:  # without room, too: then a W may make some
         known_ps = min(known_ps, arrive_ps[F, rank, f])
     return -1, known_ps
 

@@ -1,11 +1,12 @@
-"""``--schedule auto``: the options of a search, and what it found as figures and as text."""
+"""``--schedule auto`` and ``zb-v-auto``: a search's options, its find as figures and text."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from baremetal.schedules.auto import Found, Metric, find_schedule
+from baremetal.schedules.auto import Found, find_schedule
+from baremetal.schedules.auto_question import Metric
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.options import (
     DEFAULT_MICROBATCHES,
@@ -23,21 +24,22 @@ from baremetal.schedules.report import figure_time, time_format
 from baremetal.schedules.schedule import Schedule
 from baremetal.trace import format_percent
 
-AUTO = "auto"
+AUTO, V_AUTO = "auto", "zb-v-auto"
+AUTOMATIC = (AUTO, V_AUTO)
 
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """For the schedule 'auto'."""
+    """For the schedules 'auto' and 'zb-v-auto'."""
 
     memory_limit: str = ""
-    """Of the schedule 'auto': microbatches that a rank may hold, all of its chunks counted as one;
+    """Of automatic schedules: microbatches that a rank may hold, all of its chunks counted as one;
     a list is for the ranks. Empty: no limit."""
     kept_for_weights: str = "1"
-    """Of the schedule 'auto': the share of its activations that a microbatch holds between the
+    """Of automatic schedules: the share of its activations that a microbatch holds between the
     input-gradient and the weight-gradient."""
     metric: Metric = "makespan"
-    """Of the schedule 'auto': what is to be short, the makespan or the largest span of a rank."""
+    """Of automatic schedules: what is to be short, the makespan or the largest span of a rank."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def schedule_of(given: Searching) -> Schedule:
     Raises:
         BaremetalError: as `chosen_schedule` and `find_schedule`.
     """
-    return search(given).schedule if given.schedule == AUTO else chosen_schedule(given)
+    return search(given).schedule if given.schedule in AUTOMATIC else chosen_schedule(given)
 
 
 def search(given: Searching) -> Found:
@@ -62,19 +64,40 @@ def search(given: Searching) -> Found:
     """
     ranks = DEFAULT_STAGES if given.stages is None else given.stages
     microbatches = DEFAULT_MICROBATCHES if given.microbatches is None else given.microbatches
-    chunks = 1 if given.chunks is None else given.chunks
+    chunks = chunks_of(given.schedule, given.chunks)
     for option, size in (("stages", ranks), ("microbatches", microbatches), ("chunks", chunks)):
         if size < 1:
             raise ScheduleError(f"--{option} {size}: expected at least 1")
-    return search_with(ranks, microbatches, chunks, given, given)
+    return search_with(given.schedule, ranks, microbatches, chunks, given, given)
+
+
+def chunks_of(schedule: str, chunks: int | None) -> int:
+    """How many chunks an automatic schedule has; None or 0 for what it has by itself.
+
+    Raises:
+        ScheduleError: a V of more or fewer than two.
+    """
+    if schedule == V_AUTO and chunks not in (None, 0, 2):
+        raise ScheduleError(f"{V_AUTO} has two chunks per rank, but chunks is {chunks}")
+    if schedule == V_AUTO:
+        return 2
+    return 1 if chunks is None else chunks
 
 
 def search_with(
-    ranks: int, microbatches: int, chunks: int, playing: Playing, limits: SearchLimits
+    name: str,
+    ranks: int,
+    microbatches: int,
+    chunks: int,
+    playing: Playing,
+    limits: SearchLimits,
+    *,
+    divisor: int = 1,
 ) -> Found:
-    """The same for sizes that are known."""
+    """The same for sizes that are known; times divided by `divisor`."""
     return find_schedule(
-        read_times(ranks * chunks, playing), microbatches, ranks=ranks, track=bar_when_slow,
+        read_times(ranks * chunks, playing, divisor), microbatches, ranks=ranks,
+        track=bar_when_slow, placement="v" if name == V_AUTO else "any",
         memory_limit=read_limit(limits.memory_limit),
         kept_for_weights=_read_share(limits.kept_for_weights), metric=limits.metric,
         stragglers=read_stragglers(playing.straggler), **machine_options(playing),
@@ -157,9 +180,12 @@ def search_text(found: dict[str, Any], unit: str) -> str:
 
 __all__ = [
     "AUTO",
+    "AUTOMATIC",
+    "V_AUTO",
     "SearchLimits",
     "Searching",
     "bar_when_slow",
+    "chunks_of",
     "read_limit",
     "schedule_of",
     "search",

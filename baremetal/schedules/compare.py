@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from baremetal.schedules.auto_options import SearchLimits, search_with
+from baremetal.schedules.auto_options import AUTO, V_AUTO, SearchLimits, search_with
 from baremetal.schedules.errors import ScheduleError
 from baremetal.schedules.generator import Generator
 from baremetal.schedules.options import (
@@ -47,7 +47,8 @@ def compare(
         microbatches: m.
         chunks: v, for schedules that leave it open; None for each one's own.
         given: times, link and the rest.
-        limits: search for an automatic schedule of one stage per rank within them; None: do not.
+        limits: search for automatic schedules of one stage per rank and of a V within them; None:
+            do not.
 
     Raises:
         ScheduleError: there is none for these sizes, or an option makes no sense.
@@ -63,7 +64,15 @@ def compare(
         stragglers = read_stragglers(given.straggler)
         timelines.append(simulator(schedule, given).play(times, stragglers))
     if limits is not None:
-        timelines.append(search_with(ranks, microbatches, 1, given, limits).timeline)
+        for name, v in ((AUTO, 1), (V_AUTO, 2)):
+            try:
+                found = search_with(name, ranks, microbatches, v, given, limits, divisor=v)
+            except ScheduleError as error:
+                if v == 1:
+                    raise
+                refused[name] = str(error)
+                continue
+            timelines.append(found.timeline)
     if not timelines:
         raise ScheduleError(
             f"no schedule exists for {ranks} ranks and {microbatches} microbatches: "

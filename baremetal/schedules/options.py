@@ -37,8 +37,8 @@ class Sizes:
 
     schedule: str = "1f1b"
     """A schedule's name ('baremetal schedule compare' lists them); 'auto' for the best that can be
-    found for the times and links; or a file that holds one: rows of actions such as
-    '0F0 0F1 0B0 0B1', one row per rank, or PyTorch's .csv."""
+    found for the times and links, 'zb-v-auto' for the best V of two chunks; or a file that holds
+    one: rows of actions such as '0F0 0F1 0B0 0B1', one row per rank, or PyTorch's .csv."""
     stages: int | None = None
     """Ranks: how many processes the model is divided among. 4, or as many as the file has."""
     microbatches: int | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from baremetal.schedules.auto_options import (
-    AUTO,
+    AUTOMATIC,
     Searching,
     SearchLimits,
     schedule_of,
@@ -84,7 +84,7 @@ class CheckOptions(Searching):
     """Prove a schedule complete, in order and free of deadlock; print its memory and its buffers.
 
     Exits with 2 and names the fault, or the circle of who waits for whom, if it is not. Times and
-    links matter to the schedule 'auto' only.
+    links matter to automatic schedules only.
     """
 
     json: bool = False
@@ -113,7 +113,7 @@ def _simulate(given: SimulateOptions) -> None:
     if given.repeat < 0:
         raise ScheduleError(f"--repeat {given.repeat}: expected 0 or more")
     begin_s = time.perf_counter()
-    automatic = search(given) if given.schedule == AUTO else None
+    automatic = search(given) if given.schedule in AUTOMATIC else None
     searched_s = time.perf_counter() - begin_s
     schedule = automatic.schedule if automatic else schedule_of(given)
     unit = unit_of_times(given)
@@ -173,7 +173,7 @@ class CompareOptions(SearchLimits, Playing):
     chunks: int | None = None
     """Stages per rank for schedules that leave it open; what each has by itself, unless given."""
     auto: bool = False
-    """Search for a schedule too, of one stage per rank, and put it last."""
+    """Search for schedules too, of one stage per rank and of a V, and put them last."""
     plot: str = ""
     """Draw them all into this picture (.png, .svg or .pdf)."""
     json: bool = False
@@ -199,7 +199,7 @@ def _compare(given: CompareOptions) -> None:
 class ExportOptions(Searching):
     """Write a schedule: as CSV that PyTorch's pipelines load, or as text to edit by hand.
 
-    Times and links matter to the schedule 'auto' only.
+    Times and links matter to automatic schedules only.
     """
 
     csv: str = ""

@@ -18,7 +18,7 @@ from baremetal.pipeline.partition import partition
 from baremetal.pipeline.stage import Stage
 from baremetal.schedules import Schedule
 from baremetal.schedules.auto import find_schedule
-from baremetal.schedules.auto_options import bar_when_slow, read_limit
+from baremetal.schedules.auto_options import V_AUTO, bar_when_slow, chunks_of, read_limit
 from baremetal.schedules.times import Factor, Times
 from baremetal.train.config import TrainConfig
 
@@ -44,7 +44,7 @@ def automatic_schedule(
         BaremetalError: more stages than blocks, or nothing fits.
     """
     shape = config.batch // config.microbatches, config.context
-    stages = config.stages * max(config.chunks, 1)
+    stages = config.stages * max(chunks_of(config.schedule, config.chunks), 1)
     partition([1.0] * len(model.blocks), stages)  # enough blocks? Their costs take a while.
     costs = block_costs(model, shape, config.balance)
     times = unit_times
@@ -58,6 +58,7 @@ def automatic_schedule(
         config.microbatches,
         ranks=config.stages,
         track=bar_when_slow,
+        placement="v" if config.schedule == V_AUTO else "any",
         memory_limit=read_limit(config.memory_limit),
         stragglers=stragglers,
         link=link,

@@ -114,7 +114,8 @@ class TrainConfig:
     stages: int = 0
     """Pipeline: how many processes the model is divided among; 0 trains in one."""
     schedule: str = "1f1b"
-    """Pipeline: who works when: a name ('baremetal schedule compare --help'), a file, or 'auto'."""
+    """Pipeline: who works when: a name ('baremetal schedule compare' lists them), a file, or 'auto'
+    or 'zb-v-auto', found for the model and the machine."""
     memory_limit: str = ""
     """Pipeline: for --schedule auto: microbatches that a process may hold; empty for no limit."""
     microbatches: int = 8

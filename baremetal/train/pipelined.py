@@ -30,7 +30,7 @@ from baremetal.pipeline.run import PipelineRun, PipelineStep, Watch
 from baremetal.pipeline.runner import cut_batch
 from baremetal.pipeline.supervisor import Limits
 from baremetal.schedules import SCHEDULES, Schedule, ScheduleError
-from baremetal.schedules.auto_options import AUTO
+from baremetal.schedules.auto_options import AUTOMATIC, chunks_of
 from baremetal.schedules.check import check_schedule
 from baremetal.schedules.options import Sizes
 from baremetal.schedules.options import chosen_schedule as schedule_of
@@ -70,8 +70,8 @@ def make_job(config: TrainConfig, model: LanguageModel) -> Job:
     shape = config.batch // config.microbatches, config.context
     link, stragglers = chosen_link(config), _stragglers(config, config.stages)
     rehearsed, costs = _rehearsed(config, model), None
-    if config.schedule == AUTO:
-        stages = config.stages * max(config.chunks, 1)
+    if config.schedule in AUTOMATIC:
+        stages = config.stages * max(chunks_of(config.schedule, config.chunks), 1)
         times = _unit_times(config, stages) if config.charge == "unit" else None
         schedule, costs = automatic_schedule(
             config, rehearsed, times, _chip(config), link, stragglers

@@ -44,6 +44,12 @@ def test_the_roofline_s_times_and_chunks():
     assert job.schedule == job_for(**options).schedule
 
 
+def test_a_v_of_two_chunks():
+    job = job_for(schedule="zb-v-auto", charge="roofline", unit_times=TrainConfig.unit_times)
+    assert job.schedule.name == "zb-v-auto"
+    assert job.schedule.rank_of == (0, 1, 1, 0)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
