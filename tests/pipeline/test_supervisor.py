@@ -10,7 +10,8 @@ from pipeline_dummies import run_dummy, run_late
 from baremetal import comm
 from baremetal.pipeline.board import Board
 from baremetal.pipeline.errors import RankError
-from baremetal.pipeline.supervisor import Limits, Supervisor
+from baremetal.pipeline.patience import Limits
+from baremetal.pipeline.supervisor import Supervisor
 
 RANKS = 2
 LAYOUT = comm.Layout(RANKS, tuple(comm.Lane(a, 1 - a, 1, (4,), label="x") for a in range(RANKS)))

@@ -31,8 +31,8 @@ from baremetal.bench.soak.draw import HOPELESS, OUTSIDE, RATE, STEPS, Drawn, bat
 from baremetal.pipeline.errors import RankError
 from baremetal.pipeline.executed import first_difference
 from baremetal.pipeline.faults import faults_after
+from baremetal.pipeline.patience import Limits
 from baremetal.pipeline.run import PipelineRun, ProcessRanks
-from baremetal.pipeline.supervisor import Limits
 from baremetal.pipeline.words import describe_action, rank_name
 
 HANG_S = 3.0
