@@ -49,9 +49,7 @@ class MpiRanks:
         self._endpoint = MpiEndpoint(
             job.layout,
             links_from(world.rank, job),
-            board_memory=guarded_board(
-                job.schedule, limits or Limits(), board_bytes(job.ranks)
-            ),
+            board_memory=guarded_board(job.schedule, limits or Limits(), board_bytes(job.ranks)),
         )
         self._worker = Worker(world.rank, job, self._endpoint)
         self._is_over = False

@@ -133,9 +133,7 @@ class Supervisor:
             raise RankError(-1, "the run is over: its ranks were ended")
         asked = list(range(len(self))) if ranks is None else list(ranks)
         with self._interruption.finishing():  # whatever happens meanwhile is seen here
-            self._patience = patience = Patience(
-                self.board, self._limits, asked, self._is_stopped
-            )
+            self._patience = patience = Patience(self.board, self._limits, asked, self._is_stopped)
             try:
                 for rank in asked:
                     self._send(rank, (method, args))
