@@ -9,6 +9,12 @@ once more, as its child, and waits. The child writes what it begins on a board, 
 (`board.py`), here in an unnamed file that both have open. When the child ends without a word, the
 guard reads the board, says what stands there, and ends badly itself, upon which `mpiexec` ends all.
 
+The same when the child hangs: not a byte of the board changes for longer than what stands there may
+take (`patience.py`). A rank that waits for a neighbour counts its rounds of waiting, so it is not
+taken for one that hangs; nor is one that waits for the leader's next command, which may be
+evaluating. A guard sees its own rank only, so if all wait, for a message that never comes, it says
+nothing; but MPI loses none.
+
 They end together: when the guard is gone (`mpiexec` kills it because another rank has failed), the
 child sees the end of a pipe whose other end only the guard holds, and leaves at once. Ctrl-C and
 SIGTERM go the same way: some launchers signal the processes that they have started, others those
@@ -18,6 +24,7 @@ Without the means for that (on Windows) there is no guard, and `mpiexec` says th
 """
 
 import _thread
+import contextlib
 import mmap
 import os
 import pickle
@@ -30,10 +37,18 @@ from typing import BinaryIO
 
 import numpy as np
 
+from baremetal.comm.board import board_bytes
+from baremetal.pipeline.board import Board, State, Status
+from baremetal.pipeline.patience import Limits, Stopwatch, describe_hang, is_stopped, limit_s
+from baremetal.pipeline.words import describe_end, describe_status, rank_name
+from baremetal.schedules import Schedule
+
 VARIABLE = "BAREMETAL_GUARD"  # of a guarded process: its numbers of the board's file and the pipe
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 SPOKEN = (0, 1, 2, 130)  # after a line of ours, or a traceback of Python's
 BAD_END = 2
+LOOK_S = 0.25  # how often the board is looked at
+QUIET_S = 1.0  # before that nobody is suspected
 
 
 def can_guard() -> bool:
@@ -47,20 +62,81 @@ def can_guard() -> bool:
 def guard_rank(rank: int, ranks: int) -> int:
     """Start this very command once more and watch over it. Returns its exit status."""
     end_of_ours, ours = os.pipe()
-    with tempfile.TemporaryFile() as board:
-        for descriptor in (board.fileno(), end_of_ours):
+    with tempfile.TemporaryFile() as file:
+        for descriptor in (file.fileno(), end_of_ours):
             os.set_inheritable(descriptor, True)
         try:
-            process = _start(board, end_of_ours, ours)
+            process = _start(file, end_of_ours, ours)
             os.close(end_of_ours)
-            status = process.wait()
+            desk = _Desk(file, rank, ranks)
+            end = _wait(process, desk)
         finally:
             os.close(ours)
-        if status in SPOKEN:
-            return status
-        words = _last_words(board, rank, ranks, status)
-        print(f"\nbaremetal: {words}", file=sys.stderr, flush=True)  # a bar may stand there
-        return BAD_END
+    if end is None:
+        return process.returncode
+    print(f"\nbaremetal: {end}", file=sys.stderr, flush=True)  # a bar may stand there
+    return BAD_END
+
+
+def _wait(process: subprocess.Popen, desk: "_Desk") -> str | None:
+    """Until the rank has ended, or has hung and been killed; None if it has spoken for itself."""
+    watch, written, since_s = Stopwatch(), b"", 0.0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = process.wait(LOOK_S)
+            return None if status in SPOKEN else desk.end(status)
+        now_s, before = watch.look(), written
+        written = desk.written()
+        if written != before:
+            since_s = now_s
+        elif (end := desk.hang(now_s - since_s, process.pid)) is not None:
+            process.kill()
+            process.wait()
+            return end
+
+
+class _Desk:
+    """What a rank has written: its board, and behind it what the numbers there mean."""
+
+    def __init__(self, file: BinaryIO, rank: int, ranks: int) -> None:
+        self._file, self._rank, self._ranks = file, rank, ranks
+        self._size_bytes = board_bytes(ranks)
+
+    def written(self) -> bytes:
+        """The board, as it stands."""
+        return os.pread(self._file.fileno(), self._size_bytes, 0)
+
+    def end(self, status: int) -> str:
+        """What the rank was doing, and how it ended."""
+        where = f"rank {self._rank}, while it started"
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):  # it ended before it was there
+            where = self._where(self._meaning()[0])
+        return f"{where}: its process ended without a word ({describe_end(status)})"
+
+    def hang(self, quiet_s: float, process: int) -> str | None:
+        """That the rank hangs, if it does: nothing has changed for so long."""
+        if quiet_s < QUIET_S or self._status().begun == 0:
+            return None  # before its first word nothing is known, not even its patience
+        schedule, limits = self._meaning()
+        status, stopped = self._status(), is_stopped(process)
+        if status.state == State.IDLE and not stopped:
+            return None
+        time_s = limit_s(limits, status, stopped)
+        return f"{self._where(schedule)}: {describe_hang(time_s)}" if quiet_s > time_s else None
+
+    def _meaning(self) -> tuple[Schedule, Limits]:
+        self._file.seek(self._size_bytes)
+        return pickle.load(self._file)
+
+    def _status(self) -> Status:
+        memory = np.zeros(self._size_bytes, np.uint8)
+        written = np.frombuffer(self.written(), np.uint8)
+        memory[: len(written)] = written
+        return Board(memory, self._ranks).status(self._rank)
+
+    def _where(self, schedule: Schedule) -> str:
+        doing = describe_status(schedule, self._rank, self._status())
+        return f"{rank_name(schedule, self._rank)}, {doing}"
 
 
 def _start(board: BinaryIO, end_of_ours: int, ours: int) -> subprocess.Popen:
@@ -74,23 +150,6 @@ def _start(board: BinaryIO, end_of_ours: int, ours: int) -> subprocess.Popen:
     )
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
-
-
-def _last_words(board: BinaryIO, rank: int, ranks: int, status: int) -> str:
-    """What the rank was doing, and how it ended."""
-    from baremetal.comm.board import board_bytes
-    from baremetal.pipeline.board import Board
-    from baremetal.pipeline.words import describe_end, describe_status, rank_name
-
-    where = f"rank {rank}, while it started"
-    size_bytes = board_bytes(ranks)
-    if os.fstat(board.fileno()).st_size > size_bytes:
-        board.seek(0)
-        lines = Board(np.frombuffer(board.read(size_bytes), np.uint8), ranks)
-        schedule = pickle.load(board)
-        doing = describe_status(schedule, rank, lines.status(rank))
-        where = f"{rank_name(schedule, rank)}, {doing}"
-    return f"{where}: its process ended without a word ({describe_end(status)})"
 
 
 # ---------------------------------------------------------------- the guarded rank
@@ -113,15 +172,16 @@ def listen_to_the_guard() -> None:
     threading.Thread(target=listen, name="guard", daemon=True).start()
 
 
-def guarded_board(schedule: object, size_bytes: int) -> np.ndarray | None:
+def guarded_board(schedule: Schedule, limits: Limits, size_bytes: int) -> np.ndarray | None:
     """Memory of the board, (size_bytes,) uint8 zeros, that the guard can read; None without one.
 
     Args:
         schedule: what the numbers on the board mean.
+        limits: how long they may stand still.
         size_bytes: of the board.
     """
     if VARIABLE not in os.environ:
         return None
     descriptor = int(os.environ[VARIABLE].split()[0])
-    os.pwrite(descriptor, bytes(size_bytes) + pickle.dumps(schedule), 0)
+    os.pwrite(descriptor, bytes(size_bytes) + pickle.dumps((schedule, limits)), 0)
     return np.frombuffer(mmap.mmap(descriptor, size_bytes), np.uint8)

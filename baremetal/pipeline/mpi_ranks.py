@@ -8,12 +8,13 @@ commands and their answers are small and go by MPI's broadcast and gather; activ
 go by lanes, as ever.
 
 Who fails says so, with what it was doing, and ends everybody: `mpiexec` supervises here, and its
-reach is other machines, too. For a rank that is killed its guard speaks (`guard.py`). Who hangs is
-not found out.
+reach is other machines, too. For a rank that is killed or hangs its guard speaks (`guard.py`),
+whatever the leader is doing at that time.
 """
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from baremetal.comm.board import board_bytes
@@ -23,6 +24,7 @@ from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.guard import guarded_board
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.launcher import world_size
+from baremetal.pipeline.patience import Limits
 from baremetal.pipeline.words import describe_status, rank_name
 from baremetal.pipeline.worker import Worker, links_from
 
@@ -34,19 +36,20 @@ class MpiRanks:
 
     Args:
         job: the same one everywhere.
+        limits: the guard's patience.
 
     Raises:
         PipelineError: `mpiexec` has started another number of ranks than the job has.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, limits: Limits | None = None) -> None:
         check_world(job.ranks)
         world = import_mpi().COMM_WORLD
         self._world, self._job = world, job
         self._endpoint = MpiEndpoint(
             job.layout,
             links_from(world.rank, job),
-            board_memory=guarded_board(job.schedule, board_bytes(job.ranks)),
+            board_memory=guarded_board(job.schedule, limits or Limits(), board_bytes(job.ranks)),
         )
         self._worker = Worker(world.rank, job, self._endpoint)
         self._is_over = False
@@ -56,6 +59,14 @@ class MpiRanks:
         self._world.bcast((method, args), 0)
         results = self._world.gather(self._run(method, args), 0)
         return results if ranks is None else [results[rank] for rank in ranks]
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """See `Supervisor.interruptible`: nobody is left here to be interrupted."""
+        return nullcontext()
+
+    def finishing(self) -> AbstractContextManager[None]:
+        """See `Supervisor.finishing`: `mpiexec` waits for nothing."""
+        return nullcontext()
 
     def serve(self) -> None:
         """Do what the leader says, until it says that this is the end."""

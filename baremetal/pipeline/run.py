@@ -12,6 +12,7 @@ their memory are gone afterwards (`supervisor.py`).
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -28,8 +29,9 @@ from baremetal.pipeline.job import Job
 from baremetal.pipeline.lanes import step_seed
 from baremetal.pipeline.launcher import started_by_mpi
 from baremetal.pipeline.memory import StageMemory
+from baremetal.pipeline.patience import Limits
 from baremetal.pipeline.runner import Batch
-from baremetal.pipeline.supervisor import Limits, Supervisor
+from baremetal.pipeline.supervisor import Supervisor
 from baremetal.pipeline.words import describe_action, rank_name
 from baremetal.pipeline.worker import StepResult, run_worker
 from baremetal.schedules import Kind
@@ -68,6 +70,12 @@ class Ranks(Protocol):
     def call(self, method: str, *args: Any, ranks: Sequence[int] | None = None) -> list[Any]:
         """Call a method of the ranks' workers."""
 
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Work between commands that the death of a rank ends."""
+
+    def finishing(self) -> AbstractContextManager[Any]:
+        """A part of it that had better be finished."""
+
     def close(self) -> None:
         """End them."""
 
@@ -101,7 +109,7 @@ def make_ranks(job: Job, limits: Limits | None, watch: Watch) -> Ranks:
     if started_by_mpi():
         from baremetal.pipeline.mpi_ranks import MpiRanks
 
-        return MpiRanks(job)
+        return MpiRanks(job, limits)
     return ProcessRanks(job, limits, watch)
 
 

@@ -6,63 +6,38 @@ started them watches:
 
     it raises     the rank says so on its control pipe, with what it was doing
     it dies       its process ends without a word; what it was doing stands on the board
-    it hangs      the board's progress stands still for longer than a limit, while it computes or
-                  waits (who is compiling is exempt: that may take long; and a long native call is
-                  none, for it counts its launches on the board)
+    it hangs      the board's progress stands still for longer than a limit (`patience.py`)
     we are gone   a thread in each rank waits for the supervisor's end, and ends the rank
+                  (`rank_process.py`)
 
 and ends the run: the abort word wakes everybody who waits, whoever is not gone within a grace
 period is killed, and one message names the rank, the action and the cause. When a rank dies, its
 neighbours soon complain that they were woken; those are consequences and are not reported.
 
+Two threads share that. The one that gives commands waits for the answers, and for the end of any
+rank. Beside it a watcher looks at the board and at the processes, whatever the other one does: it
+kills a rank that hangs (so that even a half-written answer comes to an end), and when a rank dies
+while nothing is asked of it, it interrupts the leading thread's own work (`interruption.py`).
+
 Commands and their answers are pickled through pipes: they are few, small, and not the data path.
 """
 
-import contextlib
 import multiprocessing
-import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-from baremetal.comm import AbortedError
-from baremetal.errors import BaremetalError
-from baremetal.pipeline.board import Board, State, Status
+from baremetal.pipeline.board import Board
 from baremetal.pipeline.errors import RankError
+from baremetal.pipeline.interruption import Interrupted, Interruption
+from baremetal.pipeline.patience import Limits, Patience, describe_hang, is_stopped
+from baremetal.pipeline.rank_process import Reply, deaf_to_signals, run_rank
 from baremetal.pipeline.words import describe_end, describe_state
 
 POLL_S = 0.05  # how often the board is looked at
-OURS_TO_ANSWER = (signal.SIGINT, signal.SIGTERM)  # a terminal sends Ctrl-C to the ranks as well
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long to wait for what, in seconds.
-
-    Attributes:
-        hang_s: without any progress, while computing or waiting.
-        start_s: until a rank has started and says what it does.
-        grace_s: between the end of the run and the killing of who is still there.
-    """
-
-    hang_s: float = 60.0
-    start_s: float = 120.0
-    grace_s: float = 2.0
-
-
-class Reply(NamedTuple):
-    """What a rank answers."""
-
-    is_error: bool
-    result: Any  # or the error's text
-    is_consequence: bool = False  # it was only woken, because something else went wrong
-    is_ours: bool = True  # a BaremetalError: its text is meant to be read
-
 
 Describe = Callable[[int, int, int], str]  # (rank, step, action) in words
 
@@ -101,20 +76,25 @@ class Supervisor:
         self._limits = limits or Limits()
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
-        self._is_over = False
+        self._over = threading.Event()
+        self._patience: Patience | None = None  # while answers are waited for
+        self._hangs: dict[int, str] = {}  # what is said of a rank that hung
+        self._interruption = Interruption()
+        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self.on_wait: Callable[[], None] = lambda: None
         context = multiprocessing.get_context("spawn")
         try:
             for rank, setup in enumerate(setups):
                 ours, theirs = context.Pipe()
                 process = context.Process(
-                    target=_run_rank, args=(main, rank, setup, theirs), name=f"rank {rank}"
+                    target=run_rank, args=(main, rank, setup, theirs), name=f"rank {rank}"
                 )
-                with _deaf_to_signals():
+                with deaf_to_signals():
                     process.start()
                 theirs.close()  # only the rank holds it: its end is the end of the pipe
                 self._pipes.append(ours)
                 self._processes.append(process)
+            self._watcher.start()
         except BaseException:
             self.close()
             raise
@@ -149,39 +129,41 @@ class Supervisor:
         Raises:
             RankError: one of them raised, died or hangs; all are gone by then.
         """
-        if self._is_over:
+        if self._over.is_set():
             raise RankError(-1, "the run is over: its ranks were ended")
         asked = list(range(len(self))) if ranks is None else list(ranks)
-        for rank in asked:
-            self._send(rank, (method, args))
-        results = self._collect(asked)
+        with self._interruption.finishing():  # whatever happens meanwhile is seen here
+            self._patience = patience = Patience(self.board, self._limits, asked, self._is_stopped)
+            try:
+                for rank in asked:
+                    self._send(rank, (method, args))
+                results = self._collect(asked, patience)
+            finally:
+                self._patience = None
         return [results[rank] for rank in asked]
 
     def _send(self, rank: int, message: Any) -> None:
         try:
             self._pipes[rank].send(message)
         except (BrokenPipeError, OSError):
-            self._fail(rank, self._death(rank))
+            self._fail(rank, self._end_of(rank))
 
-    def _collect(self, asked: Sequence[int]) -> dict[int, Any]:
+    def _collect(self, asked: Sequence[int], patience: Patience) -> dict[int, Any]:
         """Wait for the answers, with an eye on everybody."""
         results: dict[int, Any] = {}
-        patience = _Patience(self.board, self._limits, asked)
         while len(results) < len(asked):
-            for rank in self._ready(set(asked) - set(results)):
+            for rank in self._ready(patience.asked):
                 reply = self._receive(rank)
                 if reply is None:
-                    self._fail(rank, self._death(rank))
+                    self._fail(rank, self._end_of(rank))
                 if reply.is_error:
                     self._fail_by(rank, reply)
                 results[rank] = reply.result
+                patience.asked -= {rank}
             self.on_wait()
-            stuck = patience.exhausted_by(set(asked) - set(results))
-            if stuck is not None:
-                self._fail(stuck, self._hang(stuck))
         return results
 
-    def _ready(self, waiting: set[int]) -> list[int]:
+    def _ready(self, waiting: frozenset[int]) -> list[int]:
         """The ranks that have something to say, or are no more."""
         pipes = {self._pipes[rank]: rank for rank in waiting}
         ends = {process.sentinel: rank for rank, process in enumerate(self._processes)}
@@ -197,6 +179,56 @@ class Supervisor:
         except (EOFError, OSError):
             return None
 
+    # ------------------------------------------------------------ between commands
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Work of the main thread between commands that the death of a rank ends.
+
+        Within one native call it is not ended before that returns; what is inside `finishing` has
+        the grace period to be done.
+
+        Raises:
+            RankError: a rank died meanwhile; all are gone by then.
+        """
+        try:
+            with self._interruption.allowed():
+                yield
+            return
+        except Interrupted:
+            pass
+        dead = next(rank for rank in range(len(self)) if not self._processes[rank].is_alive())
+        self._fail(dead, self._end_of(dead))
+
+    def finishing(self) -> AbstractContextManager[Any]:
+        """A part of such work that had better be finished than broken off."""
+        return self._interruption.finishing()
+
+    # ------------------------------------------------------------ the watcher's thread
+
+    def _watch(self) -> None:
+        """Until the end of the run."""
+        sentinels = [process.sentinel for process in self._processes]
+        while not self._over.wait(POLL_S):
+            if (patience := self._patience) is not None:
+                self._end_who_hangs(patience)
+            elif wait(sentinels, 0):
+                self._interruption.interrupt(self._limits.grace_s, self._is_noticed)
+
+    def _end_who_hangs(self, patience: Patience) -> None:
+        found = patience.exhausted()
+        if found is not None and found[0] not in self._hangs:
+            rank, time_s = found
+            self._hangs[rank] = f"{self._where(rank)}: {describe_hang(time_s)}"
+            self._processes[rank].kill()
+
+    def _is_noticed(self) -> bool:
+        """Whether the commanding thread sees by itself that a rank is no more."""
+        return self._over.is_set() or self._patience is not None
+
+    def _is_stopped(self, rank: int) -> bool:
+        return is_stopped(self._processes[rank].pid)
+
     # ------------------------------------------------------------ the end
 
     def _fail_by(self, rank: int, reply: Reply) -> NoReturn:
@@ -211,7 +243,7 @@ class Supervisor:
                 if said is not None and said.is_error and not said.is_consequence:
                     self._fail(other, f"{self._where(other)}: {said.result}")
                 if not process.is_alive() and said is None and other != rank:
-                    self._fail(other, self._death(other))
+                    self._fail(other, self._end_of(other))
             wait([process.sentinel for process in self._processes], POLL_S)
         self._fail(rank, f"{self._where(rank)}: {reply.result}")
 
@@ -228,21 +260,18 @@ class Supervisor:
                 doing += ", while it waited for a neighbour"
         return f"{self._names[rank]}, {doing}"
 
-    def _death(self, rank: int) -> str:
+    def _end_of(self, rank: int) -> str:
+        """Why a rank is no more: it was found to hang, or ended by itself."""
+        if rank in self._hangs:
+            return self._hangs[rank]
         process = self._processes[rank]
         process.join(self._limits.grace_s)
         end = describe_end(process.exitcode)
         return f"{self._where(rank)}: its process ended without a word ({end})"
 
-    def _hang(self, rank: int) -> str:
-        return (
-            f"{self._where(rank)}: no progress for {self._limits.hang_s:g} s; it was ended with "
-            "all others (a longer patience: --hang-limit)"
-        )
-
     def close(self) -> None:
         """End all ranks, whatever they are doing; returns when they are gone."""
-        self._is_over = True
+        self._over.set()
         self.board.abort("the run is over")
         for pipe in self._pipes:
             pipe.close()  # who waits for a command sees its end
@@ -253,111 +282,5 @@ class Supervisor:
             if process.exitcode is None:
                 process.kill()  # a stopped or endlessly computing process hears nothing else
             process.join()
-
-
-class _Patience:
-    """Who has done nothing new for too long.
-
-    A waiting rank is not to blame as long as somebody else is at work. Only if all that are asked
-    wait is something amiss that no rank will ever tell: a message that was lost on the way.
-    """
-
-    def __init__(self, board: Board, limits: Limits, ranks: Sequence[int]) -> None:
-        self._board, self._limits = board, limits
-        now = time.monotonic()
-        self._seen = {rank: (board.status(rank).begun, now) for rank in ranks}
-
-    def exhausted_by(self, waiting: set[int]) -> int | None:
-        """A rank that is stuck, if there is one."""
-        now = time.monotonic()
-        late: list[int] = []
-        at_work = False
-        for rank in sorted(waiting):
-            status = self._board.status(rank)
-            begun, since = self._seen[rank]
-            if status.begun != begun:
-                self._seen[rank] = status.begun, now
-            elif now - since > self._limit_s(status):
-                late.append(rank)
-                continue
-            at_work = at_work or status.waits_for is None
-        stuck = [rank for rank in late if self._board.status(rank).waits_for is None]
-        if stuck:
-            return stuck[0]
-        return late[0] if late and not at_work else None
-
-    def _limit_s(self, status: Status) -> float:
-        if status.state == State.PREPARING or status.is_compiling:
-            return float("inf")
-        return self._limits.start_s if status.state == State.STARTING else self._limits.hang_s
-
-
-# ---------------------------------------------------------------- in the rank's process
-
-
-def _run_rank(main: Callable[..., None], rank: int, setup: Any, pipe: Connection) -> None:
-    """What a new process begins with."""
-    for number in OURS_TO_ANSWER:
-        signal.signal(number, signal.SIG_IGN)
-    _end_with_the_supervisor()
-
-    def serve(worker: Any) -> None:
-        _serve(worker, pipe)
-
-    try:
-        main(rank, setup, serve)
-    except BaseException as error:
-        _answer(pipe, _reply_of(error))
-        raise SystemExit(1) from None
-
-
-@contextlib.contextmanager
-def _deaf_to_signals() -> Iterator[None]:
-    """Processes that are started inside do not even hear Ctrl-C while they import Python."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # at its own start it would let the signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, OURS_TO_ANSWER)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_with_the_supervisor() -> None:
-    """A thread that waits for the supervisor's end, and then ends this process at once."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        import os
-
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="supervisor's end", daemon=True).start()
-
-
-def _serve(worker: Any, pipe: Connection) -> None:
-    """Do what is asked, until the pipe ends."""
-    while True:
-        try:
-            method, args = pipe.recv()
-        except (EOFError, OSError):
-            return
-        _answer(pipe, Reply(False, getattr(worker, method)(*args)))
-
-
-def _answer(pipe: Connection, reply: Reply) -> None:
-    with contextlib.suppress(OSError):  # nobody is there to read it
-        pipe.send(reply)
-
-
-def _reply_of(error: BaseException) -> Reply:
-    """An error as text: ours say what to do, of others the place is what helps."""
-    if isinstance(error, BaremetalError):
-        return Reply(True, str(error), isinstance(error, AbortedError))
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{last.filename}:{last.lineno}"
-    return Reply(True, f"{type(error).__name__}: {error} ({where})", is_ours=False)
+        if self._watcher.ident is not None:  # it was started
+            self._watcher.join()

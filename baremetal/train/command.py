@@ -107,6 +107,7 @@ def trainer_for(config: TrainConfig) -> type[Trainer]:
 def follow(config: TrainConfig, resume: str, start_from: Weights | None) -> None:
     """Under `mpiexec`: do what the leading process says, until it ends the run. Writes nothing."""
     from baremetal.pipeline.mpi_ranks import MpiRanks
+    from baremetal.pipeline.patience import Limits
     from baremetal.train.pipelined import make_job
 
     with all_or_none():
@@ -118,7 +119,7 @@ def follow(config: TrainConfig, resume: str, start_from: Weights | None) -> None
         else:
             model = weights.build_model(seed=config.seed, dropout=config.dropout)
         job = make_job(config, model)
-    MpiRanks(job).serve()
+    MpiRanks(job, Limits(hang_s=config.hang_limit)).serve()
 
 
 def _check_launch(config: TrainConfig) -> None:

@@ -6,8 +6,10 @@ checkpoints, a stop in order. The ranks hold the weights. Whenever the whole mod
 single process would write, and can be resumed at any number of stages, or at none.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +24,20 @@ from baremetal.nn import LanguageModel
 from baremetal.optim import Optimizer
 from baremetal.pipeline.copies import holders
 from baremetal.pipeline.costs import UNITS, block_costs
-from baremetal.pipeline.faults import Fault, check_faults, faults_after, parse_faults
+from baremetal.pipeline.faults import (
+    PROCESS_FAULTS,
+    Fault,
+    WrongMessage,
+    check_faults,
+    faults_after,
+    parse_faults,
+)
 from baremetal.pipeline.job import Job
 from baremetal.pipeline.launcher import started_by_mpi
 from baremetal.pipeline.partition import parts_of_stages
+from baremetal.pipeline.patience import Limits
 from baremetal.pipeline.run import PipelineRun, PipelineStep, Watch
 from baremetal.pipeline.runner import cut_batch
-from baremetal.pipeline.supervisor import Limits
 from baremetal.schedules import SCHEDULES, Schedule, ScheduleError
 from baremetal.schedules.auto_options import AUTOMATIC, chunks_of
 from baremetal.schedules.check import check_schedule
@@ -149,10 +158,15 @@ def _faults(config: TrainConfig, wiring: Wiring) -> tuple[Fault, ...]:
     for fault in faults:
         if fault.step >= config.steps:
             raise BaremetalError(f"--fault '{fault}': the run has {config.steps} steps (--steps)")
-    if started_by_mpi() and (faults or config.restart):
+    if started_by_mpi() and config.restart:
         raise BaremetalError(
-            "--fault and --restart under mpiexec: whoever fails there ends all processes; they are "
-            "for the processes of one computer: leave mpiexec away"
+            "--restart under mpiexec: whoever fails there ends all processes, also the one that "
+            "would start others; go on with --resume, or leave mpiexec away"
+        )
+    if started_by_mpi() and any(isinstance(fault, WrongMessage) for fault in faults):
+        raise BaremetalError(
+            f"--fault '{config.fault:.80}' under mpiexec: MPI's messages do not go wrong on "
+            f"purpose, only processes do ({', '.join(PROCESS_FAULTS)}); leave mpiexec away"
         )
     return faults
 
@@ -254,6 +268,15 @@ class PipelineTrainer(Trainer):
         if self._ranks is not None:
             self._ranks.close()
 
+    def fit(self, **callbacks: Any) -> None:
+        """See `Trainer.fit`. A rank that dies ends it, whatever this process is doing.
+
+        Raises:
+            RankError: a rank failed.
+        """
+        with self.ranks.ranks.interruptible():
+            super().fit(**callbacks)
+
     def do_step(self, inputs: np.ndarray, targets: np.ndarray, rate: float) -> float:
         """One step by all ranks; the batch's mean loss."""
         batch = cut_batch(inputs[0], targets[0], self.config.microbatches, self.step)
@@ -279,7 +302,9 @@ class PipelineTrainer(Trainer):
     def save(self, best: bool = False) -> None:
         """See `Trainer.save`."""
         self.gather()
-        super().save(best)
+        ranks = self._ranks
+        with nullcontext() if ranks is None else ranks.ranks.finishing():
+            super().save(best)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """See `Trainer.restore`."""

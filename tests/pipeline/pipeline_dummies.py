@@ -1,7 +1,9 @@
 """Ranks that fail in every way. Imported by name, so that processes can be spawned."""
 
+import inspect
 import os
 import signal
+import struct
 import threading
 
 from baremetal import comm
@@ -20,6 +22,20 @@ class Dummy:
     def echo(self, word):
         self.board.say(self.rank, State.IDLE, 0)
         return self.rank, word
+
+    def answer_half(self):
+        """Rank 1 is stopped when it has said how long its answer is."""
+        if self.rank == 1:
+            os.write(self.pipe.fileno(), struct.pack("!i", 1 << 20))
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def stop_while_it_compiles(self, who):
+        """Rank `who` is; the others wait for a message that never comes."""
+        self.board.say(self.rank, State.PREPARING, 0)
+        if self.rank == who:
+            self.board.compiling(who, True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        next(iter(self.endpoint.receivers.values())).arrival(0)
 
     def fail(self, who, how):
         """Rank `who` fails; the others wait for a message that never comes."""
@@ -46,7 +62,9 @@ class Dummy:
 
 
 def run_dummy(rank, address, serve):
-    serve(Dummy(rank, address))
+    dummy = Dummy(rank, address)
+    dummy.pipe = inspect.getclosurevars(serve).nonlocals["pipe"]
+    serve(dummy)
 
 
 def run_late(rank, address, serve):

@@ -28,9 +28,9 @@ from baremetal.pipeline.faults import (
     parse_faults,
     process_faults,
 )
+from baremetal.pipeline.patience import Limits, Patience
 from baremetal.pipeline.run import PipelineRun
 from baremetal.pipeline.runner import Batch
-from baremetal.pipeline.supervisor import Limits, _Patience
 from baremetal.schedules import Action, Kind, make_schedule
 from baremetal.schedules.times import Times
 from baremetal.schedules.wiring import wire
@@ -219,15 +219,15 @@ def test_a_launch_in_a_plan_is_progress(board):
 
 def test_who_compiles_does_not_hang(board):
     board.say(0, State.COMPUTING, 0, 0)
-    patience = _Patience(board, Limits(hang_s=-1.0), [0])
-    assert patience.exhausted_by({0}) == 0
+    patience = Patience(board, Limits(hang_s=-1.0), [0])
+    assert patience.exhausted() == (0, -1.0)
     board.compiling(0, True)
     assert board.status(0).state is State.COMPUTING
-    assert patience.exhausted_by({0}) is None
-    assert patience.exhausted_by({0}) is None
+    assert patience.exhausted() is None
+    assert patience.exhausted() is None
     board.compiling(0, False)
-    assert patience.exhausted_by({0}) is None  # that was progress
-    assert patience.exhausted_by({0}) == 0
+    assert patience.exhausted() is None  # that was progress
+    assert patience.exhausted() == (0, -1.0)
 
 
 def test_compiling_is_told_of_once_however_deep():

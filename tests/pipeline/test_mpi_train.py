@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import mpi_jobs
@@ -21,6 +22,9 @@ from baremetal import cli
 from baremetal.checkpoint import list_checkpoints, load_checkpoint
 from baremetal.pipeline.launcher import leads, started_by_mpi, world_size
 from baremetal.pipeline.mpi_ranks import check_world
+from baremetal.train.build import build_model
+from baremetal.train.config import TrainConfig
+from baremetal.train.pipelined import make_job
 
 HERE = Path(__file__).parent
 MPIEXEC = shutil.which(str(Path(sys.executable).with_name("mpiexec"))) or shutil.which("mpiexec")
@@ -137,14 +141,40 @@ def test_a_run_can_be_stopped_and_go_on_with_either_transport(mpi, text):
     [
         ("killed", "its process ended without a word (killed by signal 9, SIGKILL)"),
         ("raises", "RuntimeError: out of luck ("),
+        ("hangs", "no progress for 2 s; it was ended with all others"),
     ],
 )
 def test_a_rank_that_fails_ends_them_all_with_the_message_of_shared_memory(mpi, text, how, cause):
-    done = mpi("mpi_main.py", how, *options(text, how))
+    done = mpi("mpi_main.py", how, *options(text, how, "--hang-limit", "2"))
     assert done.returncode != 0  # mpiexec mixes what all processes ended with
     (said,) = lines_of_ours(done)
     where = "rank 1 (stage 1), step 2, action 1F1 (forward of stage 1, microbatch 1): "
     assert said.startswith(where + cause)
+
+
+@needs_mpi
+@needs_signals
+def test_a_rank_that_is_stopped_between_two_steps_is_found_out(mpi, text):
+    done = mpi("mpi_main.py", "idle", *options(text, "idle", "--hang-limit", "1"))
+    assert done.returncode != 0
+    (said,) = lines_of_ours(done)
+    assert said.startswith("rank 1 (stage 1), between two commands: no progress for 1 s")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"restart": True}, ("--restart under mpiexec", "--resume")),
+        ({"fault": "drop 0F1 step 2"}, ("--fault 'drop 0F1 step 2' under mpiexec", "only proc")),
+    ],
+)
+def test_what_cannot_be_over_mpi_is_refused(monkeypatch, refused, wrong, words):
+    config = TrainConfig(stages=2, schedule="1f1b", microbatches=4, batch=8, layers=2, steps=4)
+    model = build_model(config, 7)
+    monkeypatch.setenv("PMI_SIZE", "2")
+    assert make_job(replace(config, fault="kill rank 1 step 2"), model).faults
+    with refused(*words):
+        make_job(replace(config, **wrong), model)
 
 
 @needs_mpi

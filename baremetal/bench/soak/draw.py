@@ -31,11 +31,15 @@ from baremetal.schedules.wiring import BACKWARD, FORWARD, Wiring, wire
 
 VOCABULARY, CONTEXT, WIDTH, SAMPLES = 11, 8, 8, 2
 STEPS, RATE = 6, 1e-2
+LINK = "800g"
 MESSAGES_PER_STEP = 3  # that fail, at most
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "v-half", "dualpipev")
-OUTSIDE = "killed from outside"  # between two steps, when the rank waits for a command
+# From outside, between two steps, when the rank waits for a command:
+OUTSIDE = "killed from outside"
+STOPPED = "stopped from outside"
+BUSY = "killed while the leader is busy"  # with something else, as evaluating and saving are
 HOPELESS = "corrupt for good"
-ENDS = (*PROCESS_FAULTS, OUTSIDE, HOPELESS)
+ENDS = (*PROCESS_FAULTS, OUTSIDE, STOPPED, BUSY, HOPELESS)
 TOO_OFTEN = 4  # attempts
 
 
@@ -89,6 +93,17 @@ class Drawn:
             if isinstance(fault, WrongMessage) and fault.step < reached and fault.times < TOO_OFTEN
         ]
         return survived + [self.end] * bool(self.end)
+
+    def conditions(self) -> list[str]:
+        """What is worse than it could be in each step of the run, and no fault."""
+        job = self.job
+        assert job.link is not None
+        found = {
+            "straggler": max(job.stragglers.values()) > 1,
+            "jitter": job.link.jitter_ps > 0,
+            "degraded bandwidth": job.link.bandwidth_bps != find_link(LINK).bandwidth_bps,
+        }
+        return [what for what, is_so in found.items() if is_so]
 
 
 def draw(seed: int) -> Drawn:
@@ -170,7 +185,7 @@ def _job(rng: np.random.Generator, schedule: Schedule, faults: list[Fault]) -> J
     model = builder.model()
     parts = parts_of_stages(schedule, [1.0] * len(model.blocks))
     link = replace(
-        find_link("800g").degraded(Fraction(int(rng.integers(1, 11)), 10)),
+        find_link(LINK).degraded(Fraction(int(rng.integers(1, 11)), 10)),
         jitter_ps=int(rng.integers(10**7)), retransmit_timeout_ps=int(rng.integers(10**7)),
     )  # fmt: skip
     slow = int(rng.integers(len(schedule.ranks)))

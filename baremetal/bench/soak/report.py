@@ -12,6 +12,8 @@ def soak_text(result: Soaked) -> str:
         [
             table([*rows, {"kind": "all", "faults": result.total}], [Column("kind"), "faults"]),
             "",
+            "runs with "
+            + ", ".join(f"{kind} {count}" for kind, count in sorted(result.conditions.items())),
             f"{result.runs} runs in {result.time_s:.0f} s: {result.finished} survived everything, "
             f"{result.ended} were ended by a fault; {result.continued} of those went on from a "
             "checkpoint to the end",

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,17 +28,27 @@ from typing import Any
 import numpy as np
 
 from baremetal import comm
-from baremetal.bench.soak.draw import HOPELESS, OUTSIDE, RATE, STEPS, Drawn, batch, draw
+from baremetal.bench.soak.draw import (
+    BUSY,
+    HOPELESS,
+    OUTSIDE,
+    RATE,
+    STEPS,
+    STOPPED,
+    Drawn,
+    batch,
+    draw,
+)
 from baremetal.pipeline.errors import RankError
 from baremetal.pipeline.executed import first_difference
 from baremetal.pipeline.faults import faults_after
+from baremetal.pipeline.patience import Limits
 from baremetal.pipeline.run import PipelineRun, ProcessRanks
-from baremetal.pipeline.supervisor import Limits
 from baremetal.pipeline.words import describe_action, rank_name
 
 HANG_S = 3.0
 END_S = 5.0  # a stage that dies or raises ends the run within this
-SILENT = ("stop", "hang")  # whoever does this is found out by its silence alone
+SILENT = ("stop", "hang", STOPPED)  # whoever does this is found out by its silence alone
 State = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 
 
@@ -47,6 +58,7 @@ class Soaked:
 
     Attributes:
         faults: how many happened, by kind.
+        conditions: in how many runs each step was slower than it could be, by kind.
         runs, finished, ended, continued: runs; those that came to their end at once, that were
             ended by a fault, and how many of these went on from a checkpoint to the end.
         slowest_end_s: from a death or an error to the end of the run, the longest.
@@ -55,6 +67,7 @@ class Soaked:
     """
 
     faults: Counter = field(default_factory=Counter)
+    conditions: Counter = field(default_factory=Counter)
     runs: int = 0
     finished: int = 0
     ended: int = 0
@@ -96,6 +109,7 @@ def soak(faults: int, seed: int = 0, progress: Callable[[str], None] = lambda li
                 result.wrong.append(f"seed {drawn.seed}: left behind: {before} became {after}")
                 before = after
             result.faults.update(drawn.happened())
+            result.conditions.update(drawn.conditions())
             progress(f"{result.total} of {faults} faults in {result.runs} runs")
     result.time_s = time.monotonic() - began
     return result
@@ -131,11 +145,20 @@ def _one(drawn: Drawn, result: Soaked) -> list[str]:
 
 def _step(run: PipelineRun, drawn: Drawn, step: int) -> list[str]:
     """One step, and whether its times are the simulator's."""
-    if drawn.end == OUTSIDE and step == drawn.end_step:
-        os.kill(_processes(run).process_ids[drawn.end_rank], signal.SIGKILL)
+    if drawn.end in (OUTSIDE, STOPPED, BUSY) and step == drawn.end_step:
+        _from_outside(_processes(run), drawn)
     done = run.step(batch(step, drawn.job.schedule.microbatches), RATE)
     difference = first_difference(done.executed, run.simulate(done))
     return [] if difference is None else [f"step {step + 1}: {difference}"]
+
+
+def _from_outside(ranks: ProcessRanks, drawn: Drawn) -> None:
+    """A rank is killed or stopped, which the next step finds out; or whoever leads is ended."""
+    number = signal.SIGSTOP if drawn.end == STOPPED else signal.SIGKILL
+    with ranks.interruptible():
+        os.kill(ranks.process_ids[drawn.end_rank], number)
+        if drawn.end == BUSY:
+            threading.Event().wait(2 * END_S)  # what comes after it, comes too late
 
 
 def _judge(drawn: Drawn, step: int, said: str) -> list[str]:
@@ -149,6 +172,8 @@ def _judge(drawn: Drawn, step: int, said: str) -> list[str]:
         "exit": "its process ended without a word (exit code 3)",
         "kill": "(killed by signal 9, SIGKILL)",
         OUTSIDE: "(killed by signal 9, SIGKILL)",
+        BUSY: "(killed by signal 9, SIGKILL)",
+        STOPPED: f"no progress for {HANG_S:g} s",
         "stop": f"no progress for {HANG_S:g} s",
         "hang": f"no progress for {HANG_S:g} s",
         HOPELESS: "is damaged, its checksum is not what was sent",
