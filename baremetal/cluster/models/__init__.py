@@ -1,0 +1,5 @@
+"""Full-size models by their sizes, read from `data/`, and what follows from them."""
+
+from baremetal.cluster.models.description import Experts, LatentAttention, ModelDescription
+
+__all__ = ["Experts", "LatentAttention", "ModelDescription"]
