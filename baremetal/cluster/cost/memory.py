@@ -1,0 +1,4 @@
+"""What a GPU keeps: weights, gradients, optimiser states, activations.
+
+A thin first form; see the tests for the published formulas.
+"""
