@@ -30,6 +30,9 @@ class Software:
         host_overhead_s: s from one launch to the next where the host is the limit.
         stream_passes: how many times the bytes move that the ideal fused kernels would move.
         gradient_bytes: of a weight's gradient as data parallel ranks exchange it.
+        weight_bytes: of a weight as it is computed with, copies counted.
+        dropout: there is some, whose masks are kept.
+        splits_checkpoints: what full recomputation keeps is split over tp.
         straggling: share of a step lost to waiting for the slowest rank.
     """
 
@@ -45,6 +48,9 @@ class Software:
     host_overhead_s: float = 0.0
     stream_passes: float = 1.0
     gradient_bytes: float = 4.0
+    weight_bytes: float = 2.0
+    dropout: bool = False
+    splits_checkpoints: bool = True
     straggling: float = 0.0
 
 
