@@ -468,6 +468,16 @@ def _run_schedule(arguments: Sequence[str]) -> int:
     return 0
 
 
+# ---------------------------------------------------------------- simulate
+
+
+def _run_simulate(arguments: Sequence[str]) -> int:
+    from baremetal.cluster.step.verbs import SimulateOptions, run_simulate
+
+    run_simulate(_parse(SimulateOptions, "simulate", arguments))
+    return 0
+
+
 # ---------------------------------------------------------------- scale
 
 
@@ -511,6 +521,11 @@ VERBS: dict[str, Verb] = {
         "draw, check, simulate, compare and export pipeline schedules",
         "baremetal schedule draw --schedule 1f1b --stages 4 --microbatches 8",
         _run_schedule,
+    ),
+    "simulate": Verb(
+        "predict a training step on a cluster: time, memory, and where each second goes",
+        "baremetal simulate --model llama3-405b --cluster gb300-nvl72:256 --plan tp=4,pp=16",
+        _run_simulate,
     ),
     "scale": Verb(
         "the scaled-down machine on which a small pipeline behaves like a full-size one",
