@@ -478,6 +478,16 @@ def _run_simulate(arguments: Sequence[str]) -> int:
     return 0
 
 
+# ---------------------------------------------------------------- validate
+
+
+def _run_validate(arguments: Sequence[str]) -> int:
+    from baremetal.cluster.validation.verbs import ValidateOptions, run_validate
+
+    run_validate(_parse(ValidateOptions, "validate", arguments))
+    return 0
+
+
 # ---------------------------------------------------------------- scale
 
 
@@ -526,6 +536,11 @@ VERBS: dict[str, Verb] = {
         "predict a training step on a cluster: time, memory, and where each second goes",
         "baremetal simulate --model llama3-405b --cluster gb300-nvl72:256 --plan tp=4,pp=16",
         _run_simulate,
+    ),
+    "validate": Verb(
+        "predict every published run, and say how far off each prediction is",
+        "baremetal validate --table megatron_sc21",
+        _run_validate,
     ),
     "scale": Verb(
         "the scaled-down machine on which a small pipeline behaves like a full-size one",

@@ -22,6 +22,7 @@ so that ``LLAMA3.1_405B`` is found as published tables spell it. Anything with a
 in it is a file of the user's own.
 """
 
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,7 @@ from baremetal.machine.errors import MachineError
 from baremetal.machine.reading import Table, read_tables
 
 DATA = Path(__file__).parent / "data"
+_CHANGEABLE = ("layers", "hidden", "vocab_size", "context", "window", "extra_predictors")
 _OPTIONAL = ("hidden", "learned_positions", "window", "extra_predictors")
 _FLAGS = ("gated", "tied", "bias", "parallel_block", "query_key_norm", "hypothetical")
 
@@ -46,12 +48,24 @@ class ModelEntry(NamedTuple):
 
 
 def find_model(name_or_path: str) -> ModelDescription:
-    """The model of this name, or the one that this file describes.
+    """The model of this name, or the one that this file describes; perhaps with other numbers.
+
+    ``"llama3-405b@layers=7"`` is the model with fewer layers, as benchmarks cut it down.
 
     Raises:
-        ClusterError: unknown, with the nearest known name; or the file is wrong.
+        ClusterError: unknown, with the nearest known name; the file is wrong; or no such number.
     """
-    return find_entry(name_or_path).model
+    name, *changes = name_or_path.split("@")
+    model = find_entry(name).model
+    for change in changes:
+        field, equals, value = change.partition("=")
+        if field not in _CHANGEABLE or not equals or not value.isascii() or not value.isdigit():
+            raise ClusterError(
+                f"model '{name_or_path}': '{change}': expected name@field=number with a field of "
+                f"{', '.join(_CHANGEABLE)}"
+            )
+        model = replace(model, name=f"{model.name}@{change}", **{field: int(value)})
+    return model
 
 
 def find_entry(name_or_path: str) -> ModelEntry:
