@@ -69,7 +69,7 @@ class Cluster:
         return self.node.network
 
     @property
-    def network_Bps(self) -> float:
+    def network_Bps(self) -> float:  # noqa: N802  (B is bytes)
         """B/s of one GPU's share of its node's cards, one direction.
 
         Raises:

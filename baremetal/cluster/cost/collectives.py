@@ -79,9 +79,7 @@ def collective_s(wires: Wires, what: Collective, size_bytes: float, group: Group
         what, size_bytes, group.inside, wires.scale_up_Bps * wires.scale_up_share,
         wires.scale_up_alpha_s,
     )  # fmt: skip
-    outer = _ring_s(
-        what, size_bytes / group.inside, group.domains, network, wires.network_alpha_s
-    )
+    outer = _ring_s(what, size_bytes / group.inside, group.domains, network, wires.network_alpha_s)
     return wires.start_s + inner + outer
 
 

@@ -91,10 +91,10 @@ def attention_actions(sizes: Sizes, layer: int) -> Actions:
     """Norm, queries, keys and values, attention, the map back, and the residual sum."""
     model, plan = sizes.model, sizes.plan
     heads, kv = model.heads / plan.tp, max(model.kv_heads / plan.tp, 1)
-    width = model.head_width
+    width: float = model.head_width
+    value_width = width
     if model.latent is None:
         inner = linear(sizes, "qkv", model.width, (heads + 2 * kv) * width)
-        value_width = width
     else:
         inner, width, value_width = latent_projections(sizes, heads)
     core = attention_core(sizes, layer, heads, kv, width, value_width)
@@ -142,17 +142,17 @@ def attention_core(
         "attention", rows, looks, 2.5 * (width + value_width), batch, "bf16",
         "attention_backward", causal,
     )  # fmt: skip
-    exchange: tuple[Work, ...] = ()
+    gather: tuple[Exchange, ...] = ()
     if plan.cp > 1:
         size = plan.mbs * sizes.seq * kv * (width + value_width) * VALUE_BYTES
-        exchange = (Exchange("keys and values", "all_gather", size, "cp"),)
+        gather = (Exchange("keys and values", "all_gather", size, "cp"),)
+    scatter = tuple(replace(each, collective="reduce_scatter") for each in gather)
     again = (forward,) if plan.recompute == "selective" and sizes.software.recomputes_core else ()
     return Actions(
-        (turned, *exchange, forward),
-        (*again, *exchange, backward, *(replace(e, collective="reduce_scatter") for e in exchange),
-         turned),
+        (turned, *gather, forward),
+        (*again, *gather, backward, *scatter, turned),
         (),
-    )  # fmt: skip
+    )
 
 
 def _unfused_core(sizes: Sizes, batch: float, rows: float, looks: float, width: float) -> Actions:
@@ -234,13 +234,18 @@ def linear(
 def _grouped(
     sizes: Sizes, name: str, rows: float, inputs: float, outputs: float, groups: float
 ) -> Actions:
-    each, precision, size = rows / groups, sizes.precision, sizes.product_bytes
+    each = rows / groups
     cast = _casts(sizes, rows, inputs, outputs)
-    made = {"precision": precision, "kind": "grouped", "value_bytes": size}
+
+    def product(m: float, n: float, k: float) -> Product:
+        return Product(
+            name, m, n, k, groups, sizes.precision, "grouped", value_bytes=sizes.product_bytes
+        )
+
     return Actions(
-        (*cast[:1], Product(name, each, outputs, inputs, groups, **made)),
-        (*cast[1:], Product(name, each, inputs, outputs, groups, **made)),
-        (Product(name, inputs, outputs, each, groups, **made),),
+        (*cast[:1], product(each, outputs, inputs)),
+        (*cast[1:], product(each, inputs, outputs)),
+        (product(inputs, outputs, each),),
     )
 
 

@@ -10,7 +10,7 @@
 Activations of a block, per token, in bytes: for a GPT with f = 4h and scores kept these add up to
 the formula of V. Korthikanti et al. (arXiv 2205.05198, table 2), s b h (34 + 5 a s / h):
 
-    norm inputs 2 x 2h, linear inputs 2 x 2h, dropout masks 2 x h      / tp with sequence parallelism
+    norm inputs 2 x 2h, linear inputs 2 x 2h, dropout masks 2 x h     / tp if sp
     q, k, v 2 (a + 2 kv) d, attention's result 2 a d, [scores 5 a s]   / tp
     up's result 2 f (gated 4 f), its activation 2 f                     / tp
 """
@@ -77,9 +77,10 @@ def block_activation_bytes(sizes: Sizes, layer: int) -> float:
         experts = model.experts
         assert experts is not None
         wide = (2 * (2 if model.gated else 1) + 2) * experts.hidden
-        inner = experts.active * (wide + 4 * model.width) / split + wide * (
-            experts.shared_hidden / experts.hidden
-        ) / plan.tp
+        inner = (
+            experts.active * (wide + 4 * model.width) / split
+            + wide * (experts.shared_hidden / experts.hidden) / plan.tp
+        )
     return sizes.tokens * (per_token + inner)
 
 

@@ -10,8 +10,8 @@ reach, and the sizes at which half of it is reached, along k (filling the pipeli
 over m n (filling the chip with tiles).
 """
 
-from dataclasses import dataclass, field
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from baremetal.cluster.cost.work import Product, Stream
 from baremetal.machine.chip import Chip
@@ -76,9 +76,7 @@ class Rates:
         if product.kind in ("attention", "attention_backward"):
             share = self.attention if product.kind == "attention" else self.attention_backward
             return product.flops / (peak * share)
-        share = self.curves[product.precision].at(
-            product.m * product.batch, product.n, product.k
-        )
+        share = self.curves[product.precision].at(product.m * product.batch, product.n, product.k)
         if product.kind == "grouped":
             share *= self.grouped
         return max(product.flops / (peak * share), product.size_bytes / self.memory_Bps)

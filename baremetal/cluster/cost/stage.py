@@ -6,9 +6,8 @@ can say where each went; what runs beside arithmetic is counted only as far as i
     exposed = duration - hidden share x duration        (hidden: `Software.hides_tp`, ...)
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from baremetal.cluster.cost.collectives import Group, Wires, collective_s
 from baremetal.cluster.cost.layer import (
@@ -19,6 +18,7 @@ from baremetal.cluster.cost.layer import (
     head_actions,
 )
 from baremetal.cluster.cost.rates import Rates
+from baremetal.cluster.cost.spent import Spent
 from baremetal.cluster.cost.work import Exchange, Product, Work
 from baremetal.cluster.errors import ClusterError
 from baremetal.cluster.plan import Plan
@@ -85,7 +85,7 @@ def stage_times(setting: Setting) -> list[StageTimes]:
     kinds: dict[tuple[bool, bool], StageTimes] = {}
     found = []
     for number, layers in enumerate(chunks):
-        total = [Counter(), Counter(), Counter()]
+        total = Spent(), Spent(), Spent()
         for layer in layers:
             key = sizes.model.has_experts(layer), sizes.model.has_window(layer)
             if key not in kinds:
@@ -99,26 +99,23 @@ def stage_times(setting: Setting) -> list[StageTimes]:
     return found
 
 
-def _add(total: list[Counter], times: StageTimes) -> None:
-    for sum_, part in zip(
-        total, (times.forward, times.input_gradient, times.weight_gradient), strict=True
-    ):
-        for cause, seconds in part.items():
-            sum_[cause] += seconds
+def _add(total: tuple[Spent, Spent, Spent], times: StageTimes) -> None:
+    parts = times.forward, times.input_gradient, times.weight_gradient
+    for spent, part in zip(total, parts, strict=True):
+        spent.add(part)
 
 
 def _timed(setting: Setting, actions: Actions, recomputes: bool = False) -> StageTimes:
     forward = _seconds(setting, actions.forward)
     back = _seconds(setting, actions.input_gradient)
     if recomputes and setting.sizes.plan.recompute == "full":
-        back = Counter(back)
         for cause, seconds in forward.items():
             back["recomputation" if cause == "products" else cause] += seconds
     return StageTimes(forward, back, _seconds(setting, actions.weight_gradient))
 
 
-def _seconds(setting: Setting, works: Iterable[Work]) -> Counter:
-    spent: Counter = Counter()
+def _seconds(setting: Setting, works: Iterable[Work]) -> Spent:
+    spent = Spent()
     rates, software = setting.rates, setting.sizes.software
     for work in works:
         if isinstance(work, Product):

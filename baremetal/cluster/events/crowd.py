@@ -45,9 +45,9 @@ class Spread:
     straggler_factor: float = 1.1
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("compute", 0, 1), ("network", 0, 1), ("stragglers", 0, 1), ("straggler_factor", 1, 1e6),
-        ):  # fmt: skip
+        limits = {"compute": (0, 1), "network": (0, 1), "stragglers": (0, 1)}
+        limits["straggler_factor"] = (1, 1_000_000)
+        for name, (least, most) in limits.items():
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ClusterError(f"spread: {name} = {value!r}; expected {least} to {most}")
@@ -66,9 +66,7 @@ class Crowd:
     network: np.ndarray
 
 
-def draw_crowd(
-    shape: tuple[int, int, int], spread: Spread, rng: np.random.Generator
-) -> Crowd:
+def draw_crowd(shape: tuple[int, int, int], spread: Spread, rng: np.random.Generator) -> Crowd:
     """Draw every GPU.
 
     Args:

@@ -18,6 +18,7 @@ picosecond: the same schedule object, the same rules.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -162,5 +163,5 @@ def _in_threads(part: Any, replicas: int, threads: int) -> None:
     """Each thread plays a run of replicas; the compiled loop lets the others work meanwhile."""
     edges = np.linspace(0, replicas, min(threads, replicas) + 1).astype(int)
     with ThreadPoolExecutor(max_workers=len(edges) - 1) as pool:
-        for done in [pool.submit(part, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]:
+        for done in [pool.submit(part, a, b) for a, b in pairwise(edges)]:
             done.result()

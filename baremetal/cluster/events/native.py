@@ -58,7 +58,7 @@ def play(
             which it was the slowest, likewise.
         end_ps: written: when each rank's last step ended, (replicas, ranks).
     """
-    ranks, width = compute.shape[1], compute.shape[2]
+    width = compute.shape[2]
     arrive_ps = np.zeros((len(link), width), np.int64)
     free_ps = np.zeros((links, width), np.int64)
     for replica in range(first, last):
@@ -75,7 +75,7 @@ def play(
                 if message >= 0:
                     for gpu in range(width):
                         begin_ps = max(begin_ps, arrive_ps[message, gpu])
-            longest_ps, second_ps, slowest = 0, 0, 0
+            longest_ps, second_ps, slowest = np.int64(0), np.int64(0), 0
             for gpu in range(width):
                 own_ps = np.int64(duration_ps[step] * compute[replica, rank, gpu] + 0.5)
                 busy_ps[replica, rank, gpu] += own_ps

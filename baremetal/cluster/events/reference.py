@@ -1,8 +1,8 @@
 """What `native.py` does, with NumPy over a group's GPUs, to be read and compared with.
 
-    begin = max(clock of the rank, arrivals of all pieces)
-    end   = begin + max over the group of round(duration x slowness)
-    piece leaves when its card is free, keeps it busy, and arrives a flight later
+begin = max(clock of the rank, arrivals of all pieces)
+end   = begin + max over the group of round(duration x slowness)
+piece leaves when its card is free, keeps it busy, and arrives a flight later
 """
 
 import numpy as np

@@ -26,7 +26,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from baremetal.cluster.errors import ClusterError
 from baremetal.cluster.models.description import Experts, LatentAttention, ModelDescription
@@ -64,7 +64,8 @@ def find_model(name_or_path: str) -> ModelDescription:
                 f"model '{name_or_path}': '{change}': expected name@field=number with a field of "
                 f"{', '.join(_CHANGEABLE)}"
             )
-        model = replace(model, name=f"{model.name}@{change}", **{field: int(value)})
+        values: dict[str, Any] = {"name": f"{model.name}@{change}", field: int(value)}
+        model = replace(model, **values)
     return model
 
 

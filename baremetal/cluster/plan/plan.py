@@ -77,9 +77,7 @@ class Plan:
         if self.zero not in (0, 1, 2, 3):
             raise ClusterError(f"plan: zero={self.zero}; expected 0, 1, 2 or 3")
         if self.recompute not in RECOMPUTE:
-            raise ClusterError(
-                f"plan: recompute={self.recompute}; expected {', '.join(RECOMPUTE)}"
-            )
+            raise ClusterError(f"plan: recompute={self.recompute}; expected {', '.join(RECOMPUTE)}")
         if self.gbs % (self.dp * self.mbs):
             raise ClusterError(
                 f"plan: gbs={self.gbs} is no multiple of dp x mbs = {self.dp} x {self.mbs}: every "

@@ -8,8 +8,7 @@
 The pipeline is played by the same simulator on the same schedule object that the runtime executes.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from baremetal.cluster.cost.collectives import Wires, collective_s
@@ -17,6 +16,7 @@ from baremetal.cluster.cost.layer import VALUE_BYTES, Sizes
 from baremetal.cluster.cost.memory import block_parameters, memory_bytes
 from baremetal.cluster.cost.rates import Rates
 from baremetal.cluster.cost.software import Software, find_software
+from baremetal.cluster.cost.spent import Spent
 from baremetal.cluster.cost.stage import Setting, StageTimes, chunk_layers, stage_times
 from baremetal.cluster.errors import ClusterError
 from baremetal.cluster.models import ModelDescription
@@ -83,28 +83,35 @@ def predict(
     Raises:
         ClusterError: the plan does not fit the model or the cluster.
     """
-    software = software or find_software(cluster.software)
-    seq = plan.seq or model.context
-    sizes = Sizes(model, plan, software, precision, seq)
-    setting = Setting(
-        sizes, Rates.of(cluster.chip, software.host_overhead_s), Wires.of(cluster),
-        groups(plan, cluster),
-    )  # fmt: skip
-    chunks = stage_times(setting)
-    schedule = plan_schedule(plan)
-    pipeline_s, spent, peaks = _play(setting, schedule, chunks)
+    setting = make_setting(model, cluster, plan, precision, software)
+    software, sizes = setting.sizes.software, setting.sizes
+    pipeline_s, spent, peaks = _played(make_pipeline(setting), plan)
     data_s, optimiser_s = _end_of_step(setting)
     breakdown = dict(spent)
     breakdown["data"] = data_s
     breakdown["optimiser"] = optimiser_s
     total = pipeline_s + data_s + optimiser_s
     breakdown["straggling"] = total * software.straggling
-    flops = _model_flops(model, seq) * plan.samples / plan.gpus
+    flops = _model_flops(model, sizes.seq) * plan.samples / plan.gpus
     again = flops * (4 / 3 if plan.recompute == "full" else 1)
     return Prediction(
         total * (1 + software.straggling), breakdown, memory_bytes(sizes, peaks), flops, again,
-        cluster.chip.peak(precision), plan.samples * seq, plan.gpus,
+        cluster.chip.peak(precision), plan.samples * sizes.seq, plan.gpus,
     )  # fmt: skip
+
+
+def make_setting(
+    model: ModelDescription,
+    cluster: Cluster,
+    plan: Plan,
+    precision: str = "bf16",
+    software: Software | None = None,
+) -> Setting:
+    """Everything that times depend on."""
+    software = software or find_software(cluster.software)
+    sizes = Sizes(model, plan, software, precision, plan.seq or model.context)
+    rates = Rates.of(cluster.chip, software.host_overhead_s)
+    return Setting(sizes, rates, Wires.of(cluster), groups(plan, cluster))
 
 
 def plan_schedule(plan: Plan) -> Schedule:
@@ -119,31 +126,65 @@ def plan_schedule(plan: Plan) -> Schedule:
         raise ClusterError(f"plan: {error}") from None
 
 
-def _play(
-    setting: Setting, schedule: Schedule, chunks: list[StageTimes]
-) -> tuple[float, Counter, list[float]]:
-    """Seconds of the pipeline, by cause on its busiest rank, and microbatches in flight by rank."""
-    plan = setting.sizes.plan
+@dataclass(frozen=True)
+class Pipeline:
+    """One replica's pipeline, ready to be played.
+
+    Attributes:
+        schedule: the object that the runtime would execute.
+        chunks: seconds of every chunk's actions, by cause.
+        times: the same in ps, causes summed.
+        link: between ranks; None: there is one rank.
+        message_bytes: of one GPU's piece of a microbatch's activations.
+    """
+
+    schedule: Schedule
+    chunks: Sequence[StageTimes]
+    times: Times
+    link: Link | None
+    message_bytes: int
+
+
+def make_pipeline(setting: Setting) -> Pipeline:
+    """The pipeline of a plan.
+
+    Raises:
+        ClusterError: no such schedule for these sizes, or layers that do not divide.
+    """
+    plan, sizes = setting.sizes.plan, setting.sizes
+    chunks = stage_times(setting)
     rows = [(_ps(c.forward), _ps(c.input_gradient), _ps(c.weight_gradient)) for c in chunks]
     times = Times(*(tuple(column) for column in zip(*rows, strict=True)))
-    link = _stage_link(setting)
     split = plan.tp if plan.sp else 1
-    message = int(setting.sizes.tokens * setting.sizes.model.width * VALUE_BYTES / split)
-    timeline = simulate(schedule, times, link=link, size_bytes=message)
+    message_bytes = int(sizes.tokens * sizes.model.width * VALUE_BYTES / split)
+    return Pipeline(plan_schedule(plan), chunks, times, _stage_link(setting), message_bytes)
+
+
+def _played(pipeline: Pipeline, plan: Plan) -> tuple[float, Spent, list[float]]:
+    """Seconds of the pipeline, by cause on its busiest rank, and microbatches in flight by rank."""
+    schedule = pipeline.schedule
+    timeline = simulate(
+        schedule, pipeline.times, link=pipeline.link, size_bytes=pipeline.message_bytes
+    )
     ranks = [[s for s, r in enumerate(schedule.rank_of) if r == rank] for rank in range(plan.pp)]
-    busy = [sum(sum(rows[stage]) for stage in held) for held in ranks]
-    worst = max(range(plan.pp), key=lambda rank: busy[rank])
-    spent: Counter = Counter()
-    for stage in ranks[worst]:
-        times_of = chunks[stage]
-        for part in (times_of.forward, times_of.input_gradient, times_of.weight_gradient):
-            for cause, seconds in part.items():
-                spent[cause] += seconds * plan.microbatches
+    busiest = max((_spent(pipeline, held) for held in ranks), key=lambda spent: spent.total_s)
+    spent = Spent()
+    spent.add(busiest, plan.microbatches)
     pipeline_s = timeline.makespan_ps / PS_PER_S
-    spent["bubble"] = pipeline_s - spent.total()
+    spent["bubble"] = pipeline_s - spent.total_s
     generator = SCHEDULES[plan.pipeline]
     peaks = [float(peak) for peak in generator.peaks(plan.pp, plan.microbatches, plan.vp)]
     return pipeline_s, spent, peaks
+
+
+def _spent(pipeline: Pipeline, held: Sequence[int]) -> Spent:
+    """Seconds by cause of a microbatch on the stages that a rank holds."""
+    spent = Spent()
+    for stage in held:
+        times = pipeline.chunks[stage]
+        for part in (times.forward, times.input_gradient, times.weight_gradient):
+            spent.add(part)
+    return spent
 
 
 def _stage_link(setting: Setting) -> Link | None:
@@ -151,8 +192,10 @@ def _stage_link(setting: Setting) -> Link | None:
     if group.size == 1:
         return None
     inside = group.domains == 1
-    rate = wires.scale_up_Bps * wires.scale_up_share if inside else (
-        wires.network_Bps * wires.network_share
+    rate = (
+        wires.scale_up_Bps * wires.scale_up_share
+        if inside
+        else (wires.network_Bps * wires.network_share)
     )
     alpha = wires.scale_up_alpha_s if inside else wires.network_alpha_s
     return Link("between stages", int(8 * rate), int((alpha + wires.start_s) * PS_PER_S))
