@@ -13,7 +13,7 @@ from typing import Any
 from baremetal.cluster.cost.software import find_software
 from baremetal.cluster.models import find_model
 from baremetal.cluster.plan import Plan, read_plan
-from baremetal.cluster.step.predict import Prediction, predict
+from baremetal.cluster.step.replica import Prediction, predict
 from baremetal.machine.catalogue import find_cluster
 from baremetal.machine.cluster import Cluster
 from baremetal.trace import Column, format_bytes, format_seconds, table

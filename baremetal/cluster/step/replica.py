@@ -10,6 +10,7 @@ The pipeline is played by the same simulator on the same schedule object that th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from baremetal.cluster.cost.collectives import Wires, collective_s
 from baremetal.cluster.cost.layer import VALUE_BYTES, Sizes
@@ -27,6 +28,7 @@ from baremetal.machine.link import Link
 from baremetal.schedules import SCHEDULES, Schedule, ScheduleError, make_schedule
 from baremetal.schedules.simulate import simulate
 from baremetal.schedules.times import Times
+from baremetal.schedules.wiring import Wiring, wire
 
 PS_PER_S = 10**12
 OPTIMISER_BYTES = 30  # a parameter: read 4 gradient, 4 weight, 8 moments; write 4 + 8 + 2
@@ -120,8 +122,13 @@ def plan_schedule(plan: Plan) -> Schedule:
     Raises:
         ClusterError: no such schedule for these sizes.
     """
+    return _wired(plan.pipeline, plan.pp, plan.microbatches, plan.vp).schedule
+
+
+@lru_cache(maxsize=32)  # a sweep asks for the same schedule with many different times
+def _wired(name: str, ranks: int, microbatches: int, chunks: int) -> Wiring:
     try:
-        return make_schedule(plan.pipeline, plan.pp, plan.microbatches, plan.vp)
+        return wire(make_schedule(name, ranks, microbatches, chunks))
     except ScheduleError as error:
         raise ClusterError(f"plan: {error}") from None
 
@@ -163,8 +170,9 @@ def make_pipeline(setting: Setting) -> Pipeline:
 def _played(pipeline: Pipeline, plan: Plan) -> tuple[float, Spent, list[float]]:
     """Seconds of the pipeline, by cause on its busiest rank, and microbatches in flight by rank."""
     schedule = pipeline.schedule
+    wiring = _wired(plan.pipeline, plan.pp, plan.microbatches, plan.vp)
     timeline = simulate(
-        schedule, pipeline.times, link=pipeline.link, size_bytes=pipeline.message_bytes
+        wiring, pipeline.times, link=pipeline.link, size_bytes=pipeline.message_bytes
     )
     ranks = [[s for s, r in enumerate(schedule.rank_of) if r == rank] for rank in range(plan.pp)]
     busiest = max((_spent(pipeline, held) for held in ranks), key=lambda spent: spent.total_s)
