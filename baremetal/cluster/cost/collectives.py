@@ -15,10 +15,10 @@ network card per GPU between (hierarchical): inside first, then each rank's piec
 
 from dataclasses import dataclass
 
+from baremetal.cluster.cost.constants import Constants
 from baremetal.cluster.cost.work import Collective
+from baremetal.cluster.errors import ClusterError
 from baremetal.machine.cluster import Cluster
-
-PS_PER_S = 10**12
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,26 @@ class Wires:
 
     scale_up_Bps: float
     network_Bps: float
-    scale_up_share: float = 0.8
-    network_share: float = 0.85
-    scale_up_alpha_s: float = 1.0e-6
-    network_alpha_s: float = 4.0e-6
-    start_s: float = 8.0e-6
+    scale_up_share: float
+    network_share: float
+    scale_up_alpha_s: float
+    network_alpha_s: float
+    start_s: float
 
     @classmethod
-    def of(cls, cluster: Cluster) -> "Wires":
-        """Of a cluster's links, at the common shares."""
+    def of(cls, cluster: Cluster, constants: Constants) -> "Wires":
+        """Of a cluster's links.
+
+        Raises:
+            ClusterError: its NVLink has no bandwidth.
+        """
         rate = cluster.scale_up.bandwidth_bps
-        assert rate is not None
-        return cls(rate / 8, cluster.network_Bps)
+        if rate is None:
+            raise ClusterError(f"cluster {cluster.name}: its scale-up link has no bandwidth")
+        return cls(
+            rate / 8, cluster.network_Bps, constants.scale_up, constants.network,
+            constants.scale_up_alpha_s, constants.network_alpha_s, constants.start_s,
+        )  # fmt: skip
 
 
 def collective_s(wires: Wires, what: Collective, size_bytes: float, group: Group) -> float:
@@ -83,7 +91,9 @@ def collective_s(wires: Wires, what: Collective, size_bytes: float, group: Group
     return wires.start_s + inner + outer
 
 
-def _ring_s(what: Collective, size_bytes: float, ranks: int, rate_Bps: float, alpha_s: float):
+def _ring_s(
+    what: Collective, size_bytes: float, ranks: int, rate_Bps: float, alpha_s: float
+) -> float:
     if ranks == 1:
         return 0.0
     if what == "send":

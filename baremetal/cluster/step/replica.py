@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from baremetal.cluster.cost.collectives import Wires, collective_s
+from baremetal.cluster.cost.constants import Constants, find_constants
 from baremetal.cluster.cost.layer import VALUE_BYTES, Sizes
 from baremetal.cluster.cost.memory import block_parameters, memory_bytes
 from baremetal.cluster.cost.rates import Rates
@@ -86,20 +87,27 @@ def predict(
         ClusterError: the plan does not fit the model or the cluster.
     """
     setting = make_setting(model, cluster, plan, precision, software)
-    software, sizes = setting.sizes.software, setting.sizes
-    pipeline_s, spent, peaks = _played(make_pipeline(setting), plan)
-    data_s, optimiser_s = _end_of_step(setting)
-    breakdown = dict(spent)
-    breakdown["data"] = data_s
-    breakdown["optimiser"] = optimiser_s
-    total = pipeline_s + data_s + optimiser_s
-    breakdown["straggling"] = total * software.straggling
+    step_s, breakdown, peaks = step_seconds(setting)
+    sizes = setting.sizes
     flops = _model_flops(model, sizes.seq) * plan.samples / plan.gpus
     again = flops * (4 / 3 if plan.recompute == "full" else 1)
     return Prediction(
-        total * (1 + software.straggling), breakdown, memory_bytes(sizes, peaks), flops, again,
+        step_s, breakdown, memory_bytes(sizes, peaks), flops, again,
         cluster.chip.peak(precision), plan.samples * sizes.seq, plan.gpus,
     )  # fmt: skip
+
+
+def step_seconds(setting: Setting) -> tuple[float, Spent, list[float]]:
+    """Seconds of a step, by cause, and microbatches in flight by rank.
+
+    Raises:
+        ClusterError: the plan does not fit the model.
+    """
+    pipeline_s, spent, peaks = _played(make_pipeline(setting), setting.sizes.plan)
+    spent["data"], spent["optimiser"] = _end_of_step(setting)
+    total_s = pipeline_s + spent["data"] + spent["optimiser"]
+    spent["straggling"] = total_s * setting.sizes.software.straggling
+    return total_s + spent["straggling"], spent, peaks
 
 
 def make_setting(
@@ -108,12 +116,14 @@ def make_setting(
     plan: Plan,
     precision: str = "bf16",
     software: Software | None = None,
+    constants: Constants | None = None,
 ) -> Setting:
-    """Everything that times depend on."""
+    """Everything that times depend on; software and constants as usual on that cluster."""
     software = software or find_software(cluster.software)
+    constants = constants or find_constants(cluster.chip)
     sizes = Sizes(model, plan, software, precision, plan.seq or model.context)
-    rates = Rates.of(cluster.chip, software.host_overhead_s)
-    return Setting(sizes, rates, Wires.of(cluster), groups(plan, cluster))
+    rates = Rates(cluster.chip, constants, software.host_overhead_s)
+    return Setting(sizes, rates, Wires.of(cluster, constants), groups(plan, cluster))
 
 
 def plan_schedule(plan: Plan) -> Schedule:
