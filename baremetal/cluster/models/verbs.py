@@ -77,7 +77,7 @@ def model_document(entry: ModelEntry, seq: int = 0) -> dict[str, Any]:
 
     Returns:
         ``fields`` (value and source of each size), ``parameters`` (extra predictors apart) and by
-        part, ``flops`` (by convention: of a sample's forward pass by part, `per_token` of training).
+        part, ``flops`` (by convention: a sample's forward pass by part, `per_token` of training).
     """
     model, seq = entry.model, seq or entry.model.context
     flops = {
