@@ -102,10 +102,12 @@ def read_model(path: str | Path) -> ModelEntry:
     try:
         tables = read_tables(Path(path), str(path), ("model",))
         if "model" not in tables:
-            raise ClusterError(f"{path} describes no model: expected a table [model]")
+            raise ClusterError("describes no model: expected a table [model]")
         return _entry(tables["model"])
-    except MachineError as error:
+    except MachineError as error:  # names the file
         raise ClusterError(str(error)) from None
+    except ClusterError as error:
+        raise ClusterError(f"{path}: {error}") from None
 
 
 @cache
