@@ -488,6 +488,16 @@ def _run_validate(arguments: Sequence[str]) -> int:
     return 0
 
 
+# ---------------------------------------------------------------- audit
+
+
+def _run_audit(arguments: Sequence[str]) -> int:
+    from baremetal.cluster.audit.verbs import AuditOptions, run_audit
+
+    run_audit(_parse(AuditOptions, "audit", arguments))
+    return 0
+
+
 # ---------------------------------------------------------------- scale
 
 
@@ -541,6 +551,11 @@ VERBS: dict[str, Verb] = {
         "predict every published run, and say how far off each prediction is",
         "baremetal validate --table megatron_sc21",
         _run_validate,
+    ),
+    "audit": Verb(
+        "hold a claimed speed-up against published runs: headroom, by part, and what it needs",
+        "baremetal audit --claim 10",
+        _run_audit,
     ),
     "scale": Verb(
         "the scaled-down machine on which a small pipeline behaves like a full-size one",
