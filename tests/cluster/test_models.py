@@ -74,6 +74,23 @@ def test_names_are_found_as_published_tables_spell_them(spelled, name):
     assert find_model(spelled).name == name
 
 
+def test_a_model_is_cut_down_by_its_name():
+    cut = find_model("DeepSeekV3@layers=4@experts.dense_layers=1@extra_predictors=0")
+    assert cut.name == "deepseek-v3@layers=4@experts.dense_layers=1@extra_predictors=0"
+    assert [cut.has_experts(layer) for layer in range(cut.layers)] == [False, True, True, True]
+    assert cut.experts == replace(find_model("deepseek-v3").experts, dense_layers=1)
+    assert cut.extra_predictors == 0
+    for wrong in ("layers", "layers=", "layers=-1", "layers=two", "layer=3", "experts=4"):
+        with pytest.raises(ClusterError, match="expected name@field=number"):
+            find_model(f"deepseek-v3@{wrong}")
+    with pytest.raises(ClusterError, match="has no experts"):
+        find_model("llama3-8b@experts.count=4")
+    with pytest.raises(ClusterError, match="layers = 0"):
+        find_model("llama3-8b@layers=0")
+    with pytest.raises(ClusterError, match="every 0th layer"):
+        find_model("deepseek-v3@experts.every=0")
+
+
 # ---------------------------------------------------------------- parameters
 
 

@@ -34,7 +34,11 @@ from baremetal.machine.errors import MachineError
 from baremetal.machine.reading import Table, read_tables
 
 DATA = Path(__file__).parent / "data"
-_CHANGEABLE = ("layers", "hidden", "vocab_size", "context", "window", "extra_predictors")
+_CHANGEABLE = (
+    "layers", "width", "heads", "kv_heads", "head_width", "hidden", "vocab_size", "context",
+    "window", "extra_predictors", "experts.count", "experts.active", "experts.hidden",
+    "experts.shared_hidden", "experts.every", "experts.dense_layers",
+)  # fmt: skip
 _OPTIONAL = ("hidden", "learned_positions", "window", "extra_predictors")
 _FLAGS = ("gated", "tied", "bias", "parallel_block", "query_key_norm", "hypothetical")
 
@@ -50,42 +54,53 @@ class ModelEntry(NamedTuple):
 def find_model(name_or_path: str) -> ModelDescription:
     """The model of this name, or the one that this file describes; perhaps with other numbers.
 
-    ``"llama3-405b@layers=7"`` is the model with fewer layers, as benchmarks cut it down.
+    ``"llama3-405b@layers=7"`` is the model with fewer layers, as benchmarks cut it down, and
+    ``"deepseek-v3@layers=4@experts.dense_layers=1"`` one with other experts as well.
+
+    Raises:
+        ClusterError: unknown, with the nearest known name; the file is wrong; or no such number.
+    """
+    return find_entry(name_or_path).model
+
+
+def find_entry(name_or_path: str) -> ModelEntry:
+    """The model as `find_model` finds it, with what is said about it.
 
     Raises:
         ClusterError: unknown, with the nearest known name; the file is wrong; or no such number.
     """
     name, *changes = name_or_path.split("@")
-    model = find_entry(name).model
+    entry = read_model(name) if _is_path(name) else _named(name)
     for change in changes:
-        field, equals, value = change.partition("=")
-        if field not in _CHANGEABLE or not equals or not value.isascii() or not value.isdigit():
-            raise ClusterError(
-                f"model '{name_or_path}': '{change}': expected name@field=number with a field of "
-                f"{', '.join(_CHANGEABLE)}"
-            )
-        values: dict[str, Any] = {"name": f"{model.name}@{change}", field: int(value)}
-        model = replace(model, **values)
-    return model
+        entry = entry._replace(model=_changed(entry.model, change))
+    return entry
 
 
-def find_entry(name_or_path: str) -> ModelEntry:
-    """The model of this name, or of this file, with what is said about it.
-
-    Raises:
-        ClusterError: unknown, with the nearest known name; or the file is wrong.
-    """
-    if _is_path(name_or_path):
-        return read_model(name_or_path)
-    found = _names().get(_plain(name_or_path))
+def _named(name: str) -> ModelEntry:
+    found = _names().get(_plain(name))
     if found is None:
-        near = get_close_matches(_plain(name_or_path), list(_names()), n=1)
+        near = get_close_matches(_plain(name), list(_names()), n=1)
         hint = f"did you mean '{_names()[near[0]].model.name}'? " if near else ""
         raise ClusterError(
-            f"unknown model '{name_or_path}': {hint}there are "
+            f"unknown model '{name}': {hint}there are "
             f"{', '.join(entry.model.name for entry in models())}; or give a TOML file"
         )
     return found
+
+
+def _changed(model: ModelDescription, change: str) -> ModelDescription:
+    field, equals, value = change.partition("=")
+    if field not in _CHANGEABLE or not equals or not value.isascii() or not value.isdigit():
+        raise ClusterError(
+            f"model {model.name}: '{change}': expected name@field=number with a field of "
+            f"{', '.join(_CHANGEABLE)}"
+        )
+    changed: dict[str, Any] = {field: int(value)}
+    if field.startswith("experts."):
+        if model.experts is None:
+            raise ClusterError(f"model {model.name}: '{change}': it has no experts")
+        changed = {"experts": replace(model.experts, **{field.partition(".")[2]: int(value)})}
+    return replace(model, name=f"{model.name}@{change}", **changed)
 
 
 def models() -> list[ModelEntry]:

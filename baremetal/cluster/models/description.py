@@ -121,6 +121,8 @@ class ModelDescription:
                 f"model {self.name}: {self.heads} heads share {self.kv_heads} keys and values: "
                 "expected a divisor"
             )
+        if self.experts is not None and not self.experts.every:
+            raise ClusterError(f"model {self.name}: experts in every 0th layer: expected 1 or more")
         if self.experts is not None and not 1 <= self.experts.active <= self.experts.count:
             raise ClusterError(
                 f"model {self.name}: {self.experts.active} active of {self.experts.count} experts: "
