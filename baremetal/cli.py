@@ -468,6 +468,36 @@ def _run_schedule(arguments: Sequence[str]) -> int:
     return 0
 
 
+# ---------------------------------------------------------------- simulate
+
+
+def _run_simulate(arguments: Sequence[str]) -> int:
+    from baremetal.cluster.step.verbs import SimulateOptions, run_simulate
+
+    run_simulate(_parse(SimulateOptions, "simulate", arguments))
+    return 0
+
+
+# ---------------------------------------------------------------- validate
+
+
+def _run_validate(arguments: Sequence[str]) -> int:
+    from baremetal.cluster.validation.verbs import ValidateOptions, run_validate
+
+    run_validate(_parse(ValidateOptions, "validate", arguments))
+    return 0
+
+
+# ---------------------------------------------------------------- audit
+
+
+def _run_audit(arguments: Sequence[str]) -> int:
+    from baremetal.cluster.audit.verbs import AuditOptions, run_audit
+
+    run_audit(_parse(AuditOptions, "audit", arguments))
+    return 0
+
+
 # ---------------------------------------------------------------- scale
 
 
@@ -511,6 +541,21 @@ VERBS: dict[str, Verb] = {
         "draw, check, simulate, compare and export pipeline schedules",
         "baremetal schedule draw --schedule 1f1b --stages 4 --microbatches 8",
         _run_schedule,
+    ),
+    "simulate": Verb(
+        "predict a training step on a cluster: time, memory, and where each second goes",
+        "baremetal simulate --model llama3-405b --cluster gb300-nvl72:256 --plan tp=4,pp=16",
+        _run_simulate,
+    ),
+    "validate": Verb(
+        "predict every published run, and say how far off each prediction is",
+        "baremetal validate --table megatron_sc21",
+        _run_validate,
+    ),
+    "audit": Verb(
+        "hold a claimed speed-up against published runs: headroom, by part, and what it needs",
+        "baremetal audit --claim 10",
+        _run_audit,
     ),
     "scale": Verb(
         "the scaled-down machine on which a small pipeline behaves like a full-size one",

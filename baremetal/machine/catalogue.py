@@ -6,11 +6,13 @@ the user's own.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from baremetal.machine.chip import Chip, read_chip
+from baremetal.machine.cluster import Cluster, read_cluster
 from baremetal.machine.errors import MachineError, nearest
 from baremetal.machine.fabric import Fabric, read_fabric
 from baremetal.machine.link import Link, read_link
@@ -35,6 +37,7 @@ KINDS = {
     "node": Kind("nodes", read_node),
     "rack": Kind("racks", read_rack),
     "fabric": Kind("fabrics", read_fabric),
+    "cluster": Kind("clusters", read_cluster),
 }
 
 
@@ -90,6 +93,20 @@ def find_fabric(name_or_path: str) -> Fabric:
         MachineError: unknown, or the file is wrong.
     """
     return find("fabric", name_or_path).thing
+
+
+def find_cluster(text: str) -> Cluster:
+    """The cluster of a kind and a number of GPUs, ``"h100:8192"``; the kind may be a file.
+
+    Raises:
+        MachineError: unknown, the file is wrong, or the number is none.
+    """
+    kind, colon, number = text.rpartition(":")
+    if not colon or not number.isascii() or not number.isdigit() or int(number) < 1:
+        raise MachineError(
+            f"cluster '{text}': expected a kind and a number of GPUs, such as gb300-nvl72:256"
+        )
+    return replace(find("cluster", kind).thing, gpus=int(number))
 
 
 def find(kind: str, name_or_path: str) -> Entry:

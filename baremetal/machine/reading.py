@@ -113,6 +113,19 @@ class Table:
 
         return self._number(field, parse, f"a line such as {field} = {max(at_least, 8)}")
 
+    def flag(self, field: str, default: bool) -> bool:
+        """True or false; the default, if it is not there.
+
+        Raises:
+            MachineError: it is something else.
+        """
+        if field not in self:
+            return default
+        value = self._take(field, "")
+        if type(value) is not bool:
+            raise self.refusal(field, f"{value!r} is neither true nor false")
+        return value
+
     def text(self, field: str, default: str | None = None) -> str:
         """A string; one that must be there, unless there is a default.
 

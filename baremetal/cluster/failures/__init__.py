@@ -1,0 +1,1 @@
+"""What breaks, how often, and how much of the time is left: failures, checkpoints, goodput."""
