@@ -41,7 +41,8 @@ class Status(NamedTuple):
     Attributes:
         state: what it does.
         step: of the training, from 0.
-        action: number of the schedule's step on this rank, or NO_ACTION.
+        action: number of the schedule's step on this rank, those of an evaluation behind those of
+            training; or NO_ACTION.
         begun: how many things it has begun so far, launches of kernels included.
         waits_for: the message or the free slot that it waits for, or None.
         beats: signs of life; they go on while it waits.

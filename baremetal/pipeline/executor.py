@@ -70,6 +70,7 @@ class Executor:
         charge: ps of each of the rank's steps, or None to charge what is measured. Can be changed
             between steps.
         host_overhead_ps: added to each step.
+        first_action: the number of its first action on the board, behind those of another schedule.
 
     Attributes:
         before_action: called with the training step and the number of each action before it begins
@@ -86,6 +87,7 @@ class Executor:
         board: Board,
         charge: Charge,
         host_overhead_ps: int = 0,
+        first_action: int = 0,
     ) -> None:
         self.wiring, self.rank, self.stages = wiring, rank, stages
         self._steps: Sequence[Step] = wiring.schedule.ranks[rank]
@@ -94,6 +96,7 @@ class Executor:
         self._board = board
         self.charge = charge
         self._host_overhead_ps = host_overhead_ps
+        self._first_action = first_action
         self._per_lane = np.bincount(wiring.lane, minlength=len(wiring.lanes)).tolist()
         self._handed: dict[tuple[bool, int, int], np.ndarray] = {}  # within this rank
         self._phase = 0
@@ -119,7 +122,7 @@ class Executor:
         for stage in self.stages.values():
             stage.begin_step(batch)
         for index, step in enumerate(self._steps):
-            self._board.say(self.rank, State.COMPUTING, batch.step, index)
+            self._board.say(self.rank, State.COMPUTING, batch.step, self._first_action + index)
             self.before_action(batch.step, index)
             self._do(index, step, clock, record)
         self._phase += 1

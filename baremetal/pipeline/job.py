@@ -24,6 +24,7 @@ from baremetal.pipeline.lanes import lane_slots, schedule_lanes
 from baremetal.pipeline.partition import Part
 from baremetal.pipeline.rank_exchange import PlannedSum, exchange_lanes, planned_sums
 from baremetal.schedules import Schedule
+from baremetal.schedules.forward_only import SLOTS, forward_only
 from baremetal.schedules.times import Times
 from baremetal.schedules.wiring import Wiring, wire
 
@@ -122,6 +123,11 @@ class Job:
         """The schedule's messages."""
         return wire(self.schedule)
 
+    @cached_property
+    def evaluation(self) -> Wiring:
+        """The messages of an evaluation, which has forwards alone."""
+        return wire(forward_only(self.schedule))
+
     @property
     def message_bytes(self) -> int:
         """Of the activations of one microbatch, or of their gradient."""
@@ -142,8 +148,15 @@ class Job:
 
     @cached_property
     def layout(self) -> comm.Layout:
-        """All lanes: the schedule's, in the order of `wiring.lanes`, then those of the sums."""
+        """All lanes: the schedule's, in the order of `wiring.lanes`; of the sums; of evaluation."""
         shape = self.samples, self.context, self.width
         lanes = schedule_lanes(self.wiring, self.lane_slots, shape, self.dtype)
         lanes += exchange_lanes(self.sums, self.schedule.rank_of)
+        slots = [SLOTS] * len(self.evaluation.lanes)
+        lanes += schedule_lanes(self.evaluation, slots, shape, self.dtype)
         return comm.Layout(self.ranks, tuple(lanes))
+
+    @property
+    def first_evaluation_lane(self) -> int:
+        """The number of the first lane of evaluation; the others follow it."""
+        return len(self.layout.lanes) - len(self.evaluation.lanes)

@@ -28,7 +28,7 @@ from baremetal.pipeline.patience import Limits
 from baremetal.pipeline.words import describe_status, rank_name
 from baremetal.pipeline.worker import Worker, links_from
 
-END = "end"
+END, EACH_ITS_OWN = "end", "arguments follow, to each rank its own"
 
 
 class MpiRanks:
@@ -68,12 +68,20 @@ class MpiRanks:
         """See `Supervisor.finishing`: `mpiexec` waits for nothing."""
         return nullcontext()
 
+    def call_each(self, method: str, args: Sequence[tuple]) -> list[Any]:
+        """Call a method of all ranks' workers, each with arguments of its own. For the leader."""
+        self._world.bcast((method, EACH_ITS_OWN), 0)
+        own = self._world.scatter(list(args), 0)
+        return self._world.gather(self._run(method, own), 0)
+
     def serve(self) -> None:
         """Do what the leader says, until it says that this is the end."""
         while True:
             method, args = self._world.bcast(None, 0)
             if method == END:
                 break
+            if args == EACH_ITS_OWN:
+                args = self._world.scatter(None, 0)
             self._world.gather(self._run(method, args), 0)
         self._endpoint.close()
 

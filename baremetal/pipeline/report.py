@@ -21,6 +21,7 @@ from baremetal.pipeline.job import Job
 from baremetal.pipeline.memory import StageMemory
 from baremetal.schedules import Kind
 from baremetal.schedules.flat import NONE
+from baremetal.schedules.forward_only import SLOTS
 from baremetal.schedules.report import SECONDS, figures, rank_table
 from baremetal.schedules.timeline import Timeline
 from baremetal.schedules.times import Times
@@ -75,6 +76,9 @@ def speed(
 ) -> dict[str, Any]:
     """Tokens a second on the modelled machine and on this one.
 
+    On a clock on the wall there is no modelled machine: ranks compute as fast as this computer
+    does, and share its cores.
+
     Args:
         job: of the run.
         makespan_ps: of a step.
@@ -84,11 +88,14 @@ def speed(
     """
     modelled_s = makespan_ps / PS_PER_S
     found: dict[str, Any] = {
-        "tokens_per_s_modelled": tokens / modelled_s if modelled_s else None,
+        "tokens_per_s_modelled": None,
         "tokens_per_s_wall": None if wall_s is None else tokens / wall_s,
         "mfu_modelled": None,
     }
-    if job.charge == "roofline" and job.chip is not None and modelled_s:
+    if job.clock == "wall" or not modelled_s:
+        return found
+    found["tokens_per_s_modelled"] = tokens / modelled_s
+    if job.charge == "roofline" and job.chip is not None:
         peak = job.chip.peak(job.precision) * job.ranks
         found["mfu_modelled"] = flops / modelled_s / peak
     return found
@@ -140,11 +147,16 @@ def _memory(job: Job, memory: Mapping[int, StageMemory]) -> list[dict[str, Any]]
 
 
 def _memory_by_rank(job: Job, memory: Mapping[int, StageMemory]) -> list[int]:
-    """Bytes of all stages of each rank, and of the slots in which messages reach it."""
+    """Bytes of all stages of each rank, and of the slots in which messages reach it.
+
+    An evaluation has slots of its own. (Its activations, which nothing keeps, are not counted.)
+    """
     total = [0] * job.ranks
     for stage, held in memory.items():
         total[job.schedule.rank_of[stage]] += held.total_bytes
-    for lane, slots in zip(job.wiring.lanes, job.lane_slots, strict=True):
+    lanes = [*zip(job.wiring.lanes, job.lane_slots, strict=True)]
+    lanes += [(lane, SLOTS) for lane in job.evaluation.lanes]
+    for lane, slots in lanes:
         total[job.schedule.rank_of[lane.target]] += slots * job.message_bytes
     return total
 
@@ -243,13 +255,11 @@ def speed_lines(found: Mapping[str, Any]) -> list[str]:
     """Modelled and real speed, labelled."""
     if "tokens_per_s_modelled" not in found:
         return []
-    mfu = found["mfu_modelled"]
-    used = "" if mfu is None else f", {100 * mfu:.2f} % of its chips' peak (MFU)"
-    lines = [
-        "",
-        f"modelled machine: {format_count(found['tokens_per_s_modelled'])} tokens/s{used}, "
-        "optimiser apart",
-    ]
+    lines = [""]
+    modelled, mfu = found["tokens_per_s_modelled"], found["mfu_modelled"]
+    if modelled is not None:
+        used = "" if mfu is None else f", {100 * mfu:.2f} % of its chips' peak (MFU)"
+        lines.append(f"modelled machine: {format_count(modelled)} tokens/s{used}, optimiser apart")
     wall = found["tokens_per_s_wall"]
     if wall is not None:
         lines.append(f"this computer:    {format_count(wall)} tokens/s, all of a step, real time")

@@ -23,6 +23,7 @@ from baremetal.kernels.cost import Cost
 from baremetal.pipeline.board import Board
 from baremetal.pipeline.costs import roofline_times
 from baremetal.pipeline.errors import PipelineError
+from baremetal.pipeline.evaluation import RankEvaluation, fill_batch, mean_loss
 from baremetal.pipeline.executed import executed_timeline
 from baremetal.pipeline.faults import charge_faults
 from baremetal.pipeline.job import Job
@@ -35,11 +36,12 @@ from baremetal.pipeline.supervisor import Supervisor
 from baremetal.pipeline.words import describe_action, rank_name
 from baremetal.pipeline.worker import StepResult, run_worker
 from baremetal.schedules import Kind
+from baremetal.schedules.forward_only import SLOTS
 from baremetal.schedules.simulate import Simulator
 from baremetal.schedules.slots import reused_slots
 from baremetal.schedules.timeline import Timeline
 from baremetal.schedules.times import Times, step_durations
-from baremetal.schedules.wiring import Lane
+from baremetal.schedules.wiring import Lane, Wiring
 
 Watch = Callable[[Board], None]
 
@@ -64,6 +66,20 @@ class PipelineStep(NamedTuple):
     computed_s: list[float]
 
 
+class PipelineEvaluation(NamedTuple):
+    """What an evaluation of a batch came to.
+
+    Attributes:
+        loss: the batch's mean in nats per token.
+        losses: (B, T), of each token; 0 where no target is.
+        executed: who did what when, on the modelled clock, on which it began at 0.
+    """
+
+    loss: float
+    losses: np.ndarray
+    executed: Timeline
+
+
 class Ranks(Protocol):
     """All ranks as one: `ProcessRanks`, `MpiRanks`."""
 
@@ -75,6 +91,9 @@ class Ranks(Protocol):
 
     def finishing(self) -> AbstractContextManager[Any]:
         """A part of it that had better be finished."""
+
+    def call_each(self, method: str, args: Sequence[tuple]) -> list[Any]:
+        """Call a method of all ranks' workers, each with arguments of its own."""
 
     def close(self) -> None:
         """End them."""
@@ -158,16 +177,22 @@ class PipelineRun:
         for found in self.ranks.call("prepare"):
             self.launch_costs |= found
         self.times = self._times()
-        table = None
+        table = evaluation_table = None
         if self.times is not None:
-            flat = self.job.wiring.flat
-            durations = step_durations(flat, self.times, self.job.stragglers)
-            table = [part.tolist() for part in np.split(durations, flat.first_step[1:-1])]
-        self.ranks.call("charge", table)
+            table = self._table(self.job.wiring, self.times)
+            forwards = self.times.forward_ps[: self.job.evaluation.schedule.stages]
+            none = (0,) * len(forwards)
+            evaluation_table = self._table(self.job.evaluation, Times(forwards, none, none))
+        self.ranks.call("charge", table, evaluation_table)
         self.memory: dict[int, StageMemory] = {}
         for held in self.ranks.call("memory"):
             self.memory |= held
         self._reuses = reused_slots(self.job.wiring, self._slots)
+
+    def _table(self, wiring: Wiring, times: Times) -> list[list[int]]:
+        """By rank, what its steps are charged, in ps."""
+        durations = step_durations(wiring.flat, times, self.job.stragglers)
+        return [part.tolist() for part in np.split(durations, wiring.flat.first_step[1:-1])]
 
     @property
     def _slots(self) -> dict[Lane, int]:
@@ -207,6 +232,26 @@ class PipelineRun:
             computed_s=[record.computed_ns / 1e9 for record in records],
         )
 
+    def evaluate(self, inputs: np.ndarray, targets: np.ndarray, step: int) -> PipelineEvaluation:
+        """The loss of a batch, forward alone (`evaluation.py`); training goes on as if it were not.
+
+        Args:
+            inputs, targets: (B, T) token ids, as many sequences as a step trains on, or fewer.
+            step: how many steps of training there were.
+
+        Raises:
+            PipelineError: a batch of another size.
+            RankError: a rank failed; the run is over.
+        """
+        wiring = self.job.evaluation
+        batch = fill_batch(inputs, targets, self.job, step)
+        found: list[RankEvaluation] = self.ranks.call("evaluate", batch, time.monotonic_ns())
+        by_token = next(each.losses for each in found if each.losses is not None)
+        losses = by_token.reshape(-1, self.job.context)[: len(inputs)]
+        records = [each.record for each in found]
+        executed = executed_timeline(wiring, records, reused_slots(wiring, SLOTS))
+        return PipelineEvaluation(mean_loss(losses, targets), losses, executed)
+
     def simulate(self, step: PipelineStep) -> Timeline:
         """The simulator's account of a step that was executed, from the same durations and links.
 
@@ -243,4 +288,11 @@ class PipelineRun:
         self, weights: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray] | None
     ) -> None:
         """Give every rank its part of a whole model's weights and optimiser state."""
-        self.ranks.call("load", dict(weights), None if optimizer is None else dict(optimizer))
+        parts = []
+        for weight_names, state_names in self.ranks.call("names"):
+            own = {name: weights[name] for name in weight_names if name in weights}
+            state = None
+            if optimizer is not None:
+                state = {name: optimizer[name] for name in state_names if name in optimizer}
+            parts.append((own, state))
+        self.ranks.call_each("load", parts)

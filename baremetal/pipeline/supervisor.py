@@ -129,14 +129,22 @@ class Supervisor:
         Raises:
             RankError: one of them raised, died or hangs; all are gone by then.
         """
+        asked = list(range(len(self))) if ranks is None else list(ranks)
+        return self._call(dict.fromkeys(asked, (method, args)))
+
+    def call_each(self, method: str, args: Sequence[tuple]) -> list[Any]:
+        """`call` of all ranks, each with arguments of its own: one tuple for each rank."""
+        return self._call({rank: (method, own) for rank, own in enumerate(args)})
+
+    def _call(self, commands: dict[int, tuple[str, tuple]]) -> list[Any]:
         if self._over.is_set():
             raise RankError(-1, "the run is over: its ranks were ended")
-        asked = list(range(len(self))) if ranks is None else list(ranks)
+        asked = list(commands)
         with self._interruption.finishing():  # whatever happens meanwhile is seen here
             self._patience = patience = Patience(self.board, self._limits, asked, self._is_stopped)
             try:
-                for rank in asked:
-                    self._send(rank, (method, args))
+                for rank, command in commands.items():
+                    self._send(rank, command)
                 results = self._collect(asked, patience)
             finally:
                 self._patience = None

@@ -4,6 +4,7 @@ import signal
 
 from baremetal.pipeline.board import NO_ACTION, State, Status
 from baremetal.schedules import Kind, Schedule
+from baremetal.schedules.forward_only import forward_only
 
 KINDS = {
     Kind.F: "forward",
@@ -25,11 +26,16 @@ def describe_action(schedule: Schedule, rank: int, step: int, action: int) -> st
     """An action of a rank in a step of training (counted from 0), such as
 
     ``step 8, action 1F3 (forward of stage 1, microbatch 3)``.
+
+    The actions of an evaluation are numbered on behind those of a step (`Executor.first_action`).
     """
-    where = f"step {step + 1}"
+    where, steps = f"step {step + 1}", schedule.ranks[rank]
     if action == NO_ACTION:
         return where
-    todo = schedule.ranks[rank][action]
+    if action >= len(steps):
+        where, action = f"evaluation after step {step}", action - len(steps)
+        steps = forward_only(schedule).ranks[rank]
+    todo = steps[action]
     parts = " beside ".join(
         f"{KINDS[part.kind]} of stage {part.stage}, microbatch {part.microbatch}"
         for part in todo.parts

@@ -21,6 +21,7 @@ from baremetal.machine.link import Link
 from baremetal.pipeline.board import Board, State
 from baremetal.pipeline.build import build_runners, build_stages
 from baremetal.pipeline.compiling import tell_of_compiling
+from baremetal.pipeline.evaluation import Evaluator, RankEvaluation
 from baremetal.pipeline.executor import Executor, RankRecord
 from baremetal.pipeline.faults import message_faults, process_faults
 from baremetal.pipeline.job import Job
@@ -118,6 +119,9 @@ class Worker:
             self.board, None, job.host_overhead_ps,
         )  # fmt: skip
         self._executor.before_action = process_faults(job.faults, job.wiring, self.rank)
+        self._evaluator = Evaluator(
+            job, self.rank, self._stages, endpoint.senders, endpoint.receivers, self.board
+        )
         return {number: runner.launch_costs for number, runner in self._runners.items()}
 
     def memory(self) -> dict[int, StageMemory]:
@@ -128,9 +132,14 @@ class Worker:
             for number, stage in self._stages.items()
         }
 
-    def charge(self, durations_ps: Sequence[Sequence[int]] | None) -> None:
+    def charge(
+        self,
+        durations_ps: Sequence[Sequence[int]] | None,
+        evaluation_ps: Sequence[Sequence[int]] | None,
+    ) -> None:
         """From now on each rank's steps are charged these, in ps; None: what is measured."""
         self._executor.charge = None if durations_ps is None else durations_ps[self.rank]
+        self._evaluator.charge(None if evaluation_ps is None else evaluation_ps[self.rank])
 
     # ------------------------------------------------------------ every step
 
@@ -142,11 +151,23 @@ class Worker:
             rate: learning rate.
             origin_ns: of `time.monotonic_ns`: when the step began, for a wall clock.
         """
-        job, number = self.job, batch.step
-        clock = comm.VirtualClock() if job.clock == "virtual" else comm.WallClock(origin_ns)
-        self._endpoint.begin_phase(step_seed(job.seed, number))
+        clock = self._begin_phase(batch, origin_ns)
         with CPU.listen(self._note_launch):
             return self._do_step(batch, rate, clock)
+
+    def evaluate(self, batch: Batch, origin_ns: int) -> RankEvaluation:
+        """The losses of a batch, forward alone; arguments as for `step`."""
+        clock = self._begin_phase(batch, origin_ns)
+        with CPU.listen(self._note_launch):
+            evaluation = self._evaluator.run(batch, clock)
+        self._endpoint.drain()
+        return evaluation
+
+    def _begin_phase(self, batch: Batch, origin_ns: int) -> comm.Clock:
+        """A new clock, and links that are free."""
+        job = self.job
+        self._endpoint.begin_phase(step_seed(job.seed, batch.step))
+        return comm.VirtualClock() if job.clock == "virtual" else comm.WallClock(origin_ns)
 
     def _do_step(self, batch: Batch, rate: float, clock: comm.Clock) -> StepResult:
         job, number = self.job, batch.step
@@ -187,10 +208,15 @@ class Worker:
         """What has happened to this rank's messages."""
         return self._endpoint.counts
 
+    def names(self) -> tuple[list[str], list[str]]:
+        """What `load` wants: the names of this rank's weights and of its optimisers' state."""
+        weights = {name: None for stage in self._stages.values() for name in stage.state_dict()}
+        return [*weights], [*self._update.state_dict()]
+
     def load(
         self, weights: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray] | None
     ) -> None:
-        """Take what belongs to this rank from a whole model's weights and optimiser state."""
+        """Take this rank's weights and optimiser state (`names`; more does no harm)."""
         for stage in self._stages.values():
             stage.load_state_dict(weights)
         if optimizer is not None:

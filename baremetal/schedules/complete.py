@@ -3,7 +3,8 @@
 Two of the three proofs that a schedule can be run; they need no other rank's point of view:
 
 - *complete*: on every stage, each microbatch that goes through it has one F and either one B, or
-  one I and one W; nothing is done twice, nothing for a microbatch that takes another path.
+  one I and one W; nothing is done twice, nothing for a microbatch that takes another path. Where
+  nothing is to come back (an evaluation), F is all that there is.
 - *ordered*: what a rank hands to itself is there when it is needed. On one stage F comes before I
   (or B), and I before W. If one rank holds two neighbouring stages, as at the turn of a V, their
   forwards follow each other in the model's order and their backwards in the opposite one.
@@ -101,7 +102,11 @@ def _check_whole(schedule: Schedule, done: Done) -> None:
     passes = np.zeros_like(done.forward, dtype=bool)  # (stages, microbatches)
     for microbatch in range(schedule.microbatches):
         passes[list(schedule.path_of(microbatch)), microbatch] = True
-    tables = {Kind.F: done.forward, Kind.I: done.gradient, Kind.W: done.weight}
+    tables = {Kind.F: done.forward}
+    if schedule.forward_only:
+        _check_no_backward(schedule)
+    else:
+        tables |= {Kind.I: done.gradient, Kind.W: done.weight}
     for kind, table in tables.items():
         for stage, microbatch in np.argwhere((table >= 0) != passes).tolist():
             action = Action(kind, stage, microbatch)
@@ -116,6 +121,16 @@ def _check_whole(schedule: Schedule, done: Done) -> None:
                 f"{schedule.name}: stage {stage} works for microbatch {microbatch}, which goes "
                 f"through the stages {', '.join(map(str, schedule.path_of(microbatch)))}"
             )
+
+
+def _check_no_backward(schedule: Schedule) -> None:
+    for rank, actions in enumerate(schedule.actions_by_rank()):
+        for action in actions:
+            if action.kind is not Kind.F:
+                raise ScheduleError(
+                    f"{schedule.name}: rank {rank} has {action}, but nothing comes back here: a "
+                    "schedule of forwards alone has no other action than F"
+                )
 
 
 def _check_order(flat: Flat, done: Done) -> None:

@@ -1,8 +1,8 @@
 """How many microbatches' activations a rank holds, and when.
 
 A microbatch's activations on a stage are kept from the start of its F to the end of its W (or its
-B). A rank does one step at a time, so how much it holds at most follows from its order alone;
-when it holds how much, from the times.
+B; where nothing comes back, of the same F). A rank does one step at a time, so how much it holds at
+most follows from its order alone; when it holds how much, from the times.
 
 The unit is one microbatch on a rank's whole share of the model. A stage that is one of v which a
 path has on this rank counts 1 / v. (Both of DualPipe's mirrored copies count 1: a microbatch goes
@@ -47,6 +47,8 @@ def held_activations(flat: Flat) -> list[Held]:
     takes = np.where(flat.forward_stage != NONE, weight[flat.forward_stage], 0)
     gives = np.isin(flat.backward_kind, (Kind.W, Kind.B))
     returns = np.where(gives, weight[flat.backward_stage], 0)
+    if flat.schedule.forward_only:
+        returns = takes
     held = []
     for first, last in zip(flat.first_step, flat.first_step[1:], strict=False):
         after_end = np.cumsum(takes[first:last] - returns[first:last])

@@ -13,6 +13,8 @@ that a microbatch goes through. There is one, 0 to the last, unless the model ex
 DualPipe half of the microbatches enter at the other end, through mirrored copies of the stages.
 Those copies are stages p to 2p - 1 of a model cut into p, and stage p + s holds the same layers as
 stage s.
+
+An evaluation is a schedule, too: forwards alone (`forward_only.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,6 +35,7 @@ class Schedule:
         paths: the stages that a microbatch goes through, from the first to the last; one path, or
             two where every rank holds mirrored copies. The microbatches are divided evenly between
             them, the first half on the first path.
+        forward_only: no microbatch comes back: what is checked is that all go through.
 
     Raises:
         ScheduleError: a stage has actions on two ranks, or belongs to no path.
@@ -42,6 +45,7 @@ class Schedule:
     microbatches: int
     ranks: tuple[tuple[Step, ...], ...]
     paths: tuple[tuple[int, ...], ...]
+    forward_only: bool = False
     rank_of: tuple[int, ...] = field(init=False, compare=False, repr=False)  # by stage
 
     def __post_init__(self) -> None:

@@ -130,6 +130,8 @@ def _lanes(schedule: Schedule, done: Done) -> Iterator[tuple[Lane, int, np.ndarr
         ):
             steps = table[lane.source]
             microbatches = np.flatnonzero(steps != NONE)
+            if not len(microbatches):  # forwards alone: nothing flows back
+                continue
             as_sent = microbatches[np.argsort(steps[microbatches])]
             yield lane, way, steps[as_sent], table[lane.target][as_sent]
 

@@ -345,6 +345,7 @@ def _finish(console: Console, trainer: Trainer, run: RunFolder) -> None:
 
 def sample_text(trainer: Trainer) -> str:
     """A sample, drawn from the run's seed."""
+    trainer.gather()
     tokenizer = trainer.data.tokenizer
     rng = np.random.default_rng(trainer.config.seed)
     prompt = _opening(trainer)

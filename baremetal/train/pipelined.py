@@ -1,9 +1,15 @@
 """Training through a pipeline: the same loop, whose step is done by several processes.
 
 Everything around a step stays where it is, in this process: data, learning rate, metrics,
-checkpoints, a stop in order. The ranks hold the weights. Whenever the whole model is needed here
-(to evaluate, to sample, to save), it is gathered from them; so a checkpoint is the same file as a
-single process would write, and can be resumed at any number of stages, or at none.
+checkpoints, a stop in order. The ranks hold the weights, and evaluate with them: validation text
+goes through the stages as a batch does, forward alone (`pipeline/evaluation.py`).
+
+To save and to sample, the weights are gathered here. A checkpoint is then the same file as a single
+process would write, and can be resumed at any number of stages, or at none. And text is drawn token
+by token, each from the one before: through p stages every token would wait for p hops, one rank
+would compute at a time while p - 1 wait, and each would need a key-value cache. A pipeline gains
+nothing there. At the end of a run, when it draws its sample, the weights are here in any case: they
+have just been saved.
 """
 
 from contextlib import nullcontext
@@ -286,7 +292,7 @@ class PipelineTrainer(Trainer):
         return float(sum(self.last.losses.tolist()))
 
     def gather(self) -> None:
-        """Bring the ranks' weights and optimiser state here."""
+        """See `Trainer.gather`: bring the ranks' weights and optimiser state here."""
         if self._is_gathered:
             return
         weights, state = self.ranks.state()
@@ -294,10 +300,9 @@ class PipelineTrainer(Trainer):
         self.optimizer.load_state_dict(state)
         self._is_gathered = True
 
-    def evaluate(self) -> float:
-        """See `Trainer.evaluate`."""
-        self.gather()
-        return super().evaluate()
+    def batch_loss(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+        """See `Trainer.batch_loss`: through the ranks, with the weights that they have."""
+        return self.ranks.evaluate(inputs, targets, self.step).loss
 
     def save(self, best: bool = False) -> None:
         """See `Trainer.save`."""

@@ -167,6 +167,9 @@ class Trainer:
         self._norm = self.optimizer.gradient_norm
         return loss
 
+    def gather(self) -> None:
+        """Have the newest weights in `model`: here they always are."""
+
     def close(self) -> None:
         """Let go of what the run holds besides memory: nothing here."""
 
@@ -255,13 +258,16 @@ class Trainer:
             with no_grad():
                 batches = self.data.evaluation_batches(self.config.batch, self._eval_batches())
                 for inputs, targets in batches:
-                    loss = self.model.loss(inputs, targets)
                     counted = int((targets != IGNORE_INDEX).sum())
-                    losses += float(loss.item()) * counted
+                    losses += self.batch_loss(inputs, targets) * counted
                     counts += counted
         finally:
             self.model.train()
         return losses / counts
+
+    def batch_loss(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+        """Of a batch that is not trained on, (B, T): the mean in nats per token."""
+        return float(self.model.loss(inputs, targets).item())
 
     def _eval_batches(self) -> int:
         """As many batches as asked for, as far as the validation text reaches."""

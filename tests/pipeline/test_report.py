@@ -20,6 +20,7 @@ from baremetal.pipeline.partition import parts_of_stages
 from baremetal.pipeline.report import mean_times, report, report_text, speed
 from baremetal.pipeline.stage_plan import most_in_flight
 from baremetal.schedules import SCHEDULES, Schedule, make_schedule
+from baremetal.schedules.forward_only import SLOTS
 from baremetal.schedules.simulate import simulate
 from baremetal.schedules.times import Times
 from baremetal.schedules.tracks import message_name
@@ -87,14 +88,23 @@ def test_a_report_is_json_and_says_whether_the_simulator_agrees():
     assert found["exposed_share"] == sum(played.exposed_ps) / (2 * played.makespan_ps)
     assert found["tokens_per_s_wall"] == 320
     assert found["tokens_per_s_modelled"] == 640 / (played.makespan_ps / 1e12)
-    # Two stages on two ranks, and the slots of one lane into each.
+    # Two stages on two ranks, the slots of one lane into each, and of one of evaluation.
     slots = job.lane_slots
     assert found["memory_by_rank"] == [465 + job.message_bytes * slots[1],
-                                       465 + job.message_bytes * slots[0]]  # fmt: skip
+                                       465 + job.message_bytes * (slots[0] + SLOTS)]  # fmt: skip
     text = report_text(found)
     assert "simulator:   equal to the picosecond, in all 16 steps and 8 messages" in text
     assert "microbatches held at most, by rank: 2 1, as the formula says" in text
     assert "640 tokens/s" not in text
+    assert "this computer:    320 tokens/s" in text
+
+
+def test_a_clock_on_the_wall_knows_no_modelled_speed():
+    job, played, found = reported(clock="wall", charge="measured")
+    found |= speed(job, played.makespan_ps, tokens=640, flops=10**15, wall_s=2.0)
+    assert found["tokens_per_s_modelled"] is found["mfu_modelled"] is None
+    text = report_text(found)
+    assert "modelled machine" not in text
     assert "this computer:    320 tokens/s" in text
 
 
@@ -103,6 +113,8 @@ def test_slots_of_messages_lie_where_these_arrive():
     into = {0: 0, 1: 0}
     for lane, slots in zip(job.wiring.lanes, job.lane_slots, strict=True):
         into[job.schedule.rank_of[lane.target]] += slots
+    into[1] += SLOTS  # of an evaluation: stage 0 to 1, and 2 to 3
+    into[0] += SLOTS
     assert into[0] != into[1]
     expected = [2 * MEMORY.total_bytes + n * job.message_bytes for n in into.values()]
     assert found["memory_by_rank"] == expected
