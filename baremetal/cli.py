@@ -372,6 +372,12 @@ def _run_machine(arguments: Sequence[str]) -> int:
     return _run_one_of(MACHINE_VERBS, "machine", "verb of machine", arguments)
 
 
+def _run_model(arguments: Sequence[str]) -> int:
+    from baremetal.bench.model_verbs import MODEL_VERBS
+
+    return _run_one_of(MODEL_VERBS, "model", "verb of model", arguments)
+
+
 def _run_one_of(parts: Any, verb: str, called: str, arguments: Sequence[str]) -> int:
     """Run the part of a verb that its first argument names."""
     kind, rest = (arguments[0], arguments[1:]) if arguments else ("--help", arguments)
@@ -571,6 +577,11 @@ VERBS: dict[str, Verb] = {
         "show what hardware is described, or measure this computer",
         "baremetal machine show gb300",
         _run_machine,
+    ),
+    "model": Verb(
+        "full-size models by their sizes: parameters, FLOP, sources",
+        "baremetal model show deepseek-v3",
+        _run_model,
     ),
 }
 

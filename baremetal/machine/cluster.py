@@ -16,6 +16,7 @@ from baremetal.machine.errors import MachineError
 from baremetal.machine.fabric import Fabric
 from baremetal.machine.link import Link
 from baremetal.machine.node import Node
+from baremetal.machine.rack import Rack
 from baremetal.machine.reading import Find, Table
 
 
@@ -25,33 +26,36 @@ class Cluster:
 
     Attributes:
         name: of the kind, ``"gb300-nvl72"``.
-        node: what each node is.
-        domain: chips that one NVLink domain joins.
+        unit: what it is built of: racks, or nodes that are NVLink domains of their own.
         fabric: between the domains.
-        gpus: in use; 0: of the kind alone.
-        rack_gpus: of a rack; 0: nodes stand by themselves.
-        rack_power_W: of a full rack; None: not known.
-        software: of which generation runs on it are published, by name.
+        software: generation whose runs on it are published, by name.
+        gpus: in use; None: of the kind alone.
         sources: by field, where its number is from.
 
     Raises:
-        MachineError: a number is out of range.
+        MachineError: no GPUs.
     """
 
     name: str
-    node: Node
-    domain: int
+    unit: Rack | Node
     fabric: Fabric
-    gpus: int = 0
-    rack_gpus: int = 0
-    rack_power_W: int | None = None
-    software: str = ""
+    software: str = "current"
+    gpus: int | None = None
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_count(self, "domain", at_least=1)
-        check_count(self, "gpus")
-        check_count(self, "rack_gpus")
+        if self.gpus is not None:
+            check_count(self, "gpus", at_least=1)
+
+    @property
+    def node(self) -> Node:
+        """What each of its nodes is."""
+        return self.unit.node if isinstance(self.unit, Rack) else self.unit
+
+    @property
+    def domain(self) -> int:
+        """Chips that one NVLink domain joins."""
+        return self.unit.domain if isinstance(self.unit, Rack) else self.unit.chips
 
     @property
     def chip(self) -> Chip:
@@ -81,20 +85,22 @@ class Cluster:
 
 
 def read_cluster(table: Table, find: Find) -> Cluster:
-    """A cluster from its table in a description: of a rack, or of nodes that are domains.
+    """A cluster from its table in a description: its unit is a rack or a node.
 
     Raises:
         MachineError: a field is missing, unknown or wrong, or names what is not described.
     """
-    name, software = table.text("name"), table.text("software", "current")
-    fabric = table.reference("fabric", "fabric", find)
-    if "rack" in table:
-        rack = table.reference("rack", "rack", find)
-        return table.make(
-            Cluster, name=name, node=rack.node, domain=rack.domain, fabric=fabric,
-            rack_gpus=rack.chips, rack_power_W=rack.power_W, software=software,
-        )  # fmt: skip
-    node = table.reference("node", "node", find)
     return table.make(
-        Cluster, name=name, node=node, domain=node.chips, fabric=fabric, software=software
+        Cluster,
+        name=table.text("name"),
+        unit=_unit(table, find),
+        fabric=table.reference("fabric", "fabric", find),
+        software=table.text("software", "current"),
     )
+
+
+def _unit(table: Table, find: Find) -> Rack | Node:
+    try:
+        return table.reference("unit", "rack", find)
+    except MachineError:
+        return table.reference("unit", "node", find)

@@ -108,6 +108,8 @@ def _all_rows(thing: Any) -> Iterator[Row]:
                 yield Row(f"{field.name}.{key}", text, rate, FLOP_RATE.base, source)
         elif hasattr(value, "sources"):  # another description
             yield Row(field.name, value.name, value.name, "", "")
+        elif isinstance(value, str):
+            yield Row(field.name, value, value, "", "")
         else:
             yield from _number(thing, field.name, value)
 

@@ -67,4 +67,4 @@ def _group(run: Run) -> tuple[str, ...]:
 
 
 def _gpus(run: Run) -> int:
-    return find_cluster(run.cluster).gpus
+    return find_cluster(run.cluster).gpus or 0

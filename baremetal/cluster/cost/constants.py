@@ -31,7 +31,8 @@ class Constants:
         half_k: depth k of a product at which half of that is reached: filling a tile's pipeline.
         half_area: rows times columns at which half is: filling the chip with tiles.
         attention, attention_backward: share of the bf16 peak that fused attention reaches.
-        grouped: of a product's rate, what products of many experts at once reach.
+        half_rows: rows of each expert at which products of many experts reach half of what one
+            whole product does.
         memory: share of the memory's rate that streams reach.
         scale_up, network: share of a link's rate that large collectives reach.
         scale_up_alpha_s, network_alpha_s: s for each step of a ring inside and between domains.
@@ -40,11 +41,11 @@ class Constants:
     """
 
     most: Mapping[str, float] = field(default_factory=dict)
-    half_k: float = 128.0
-    half_area: float = 512.0 * 512.0
+    half_k: float = 169.0  # half_k, half_area: B200, 514 shapes of SimuMax's kernel measurements
+    half_area: float = 494_000.0
     attention: float = 0.55
     attention_backward: float = 0.45
-    grouped: float = 0.8
+    half_rows: float = 264.0  # B200, forward and input gradient: SimuMax's kernel measurements
     memory: float = 0.8
     scale_up: float = 0.8
     network: float = 0.85

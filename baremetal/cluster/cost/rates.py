@@ -57,7 +57,10 @@ class Rates:
         area = product.m * product.n * product.batch
         share = constants.reached(product.precision)
         share *= product.k / (product.k + constants.half_k) * area / (area + constants.half_area)
-        return share * (constants.grouped if product.kind == "grouped" else 1)
+        if product.kind == "grouped":
+            rows = min(product.m, product.n, product.k)  # of an expert: the tokens that it is sent
+            share *= rows / (rows + constants.half_rows)
+        return share
 
     def product_s(self, product: Product) -> float:
         """Seconds of a product."""

@@ -16,12 +16,12 @@ _TEXTS = ("schedule", "recompute")
 _KEYS = tuple(field.name for field in fields(Plan))
 
 
-def read_plan(text: str, gpus: int = 0) -> Plan:
+def read_plan(text: str, gpus: int | None = None) -> Plan:
     """The plan of a line.
 
     Args:
         text: ``key=value`` joined by commas.
-        gpus: of the cluster: decides `dp`, if it is not given; 0: not known.
+        gpus: of the cluster: decides `dp`, if it is not given; None: not known.
 
     Raises:
         ClusterError: an unknown key, one given twice, a value that is none, degrees that do not

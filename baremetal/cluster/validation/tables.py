@@ -5,8 +5,8 @@
 or TFLOP/s, the note says so and the step's time follows from it.
 
 Half of the rows may be looked at to fit constants, the other half only judges. Which is decided by
-a rule that knows nothing of the figures: the parity of a hash of the row's model and number of
-GPUs, so that rows that differ only in software fall on the same side.
+a rule that knows nothing of the figures: the parity of a hash of the row's model, cluster, plan and
+precision, so that rows that differ only in software fall on the same side.
 """
 
 import csv
@@ -50,7 +50,7 @@ class Run:
     @property
     def fits(self) -> bool:
         """Whether constants may be fitted to it; else it only judges."""
-        name = f"{self.model.split('@')[0]} {self.cluster}"
+        name = f"{self.model} {self.cluster} {self.plan} {self.precision}"
         return zlib.crc32(name.encode()) % 2 == 0
 
 

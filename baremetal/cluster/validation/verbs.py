@@ -1,13 +1,15 @@
 """`baremetal validate`: every published run beside its prediction, the worst first."""
 
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from baremetal.cluster.validation.predicted import Judged, judge
-from baremetal.cluster.validation.tables import read_table, table_names
+from baremetal.cluster.validation.tables import Run, read_table, table_names
 from baremetal.trace import Column, table
 
 
@@ -19,6 +21,9 @@ class ValidateOptions:
     """Only this table; empty: all."""
     rows: int = 20
     """How many of the worst rows to print; 0: all."""
+    fit: str = ""
+    """Fit the constants again (a minute or two), to the rows that may be looked at, and write them
+    into this folder as the files of cluster/cost/data."""
     json: bool = False
     """Print one JSON object, with all rows."""
 
@@ -30,9 +35,22 @@ def run_validate(given: ValidateOptions) -> None:
         BaremetalError: an unknown table.
     """
     names = [given.table] if given.table else table_names()
-    judged = [judge(run) for name in names for run in read_table(name)]
+    runs = [run for name in names for run in read_table(name)]
+    if given.fit:
+        _run_fit(runs, Path(given.fit))
+        return
+    judged = [judge(run) for run in runs]
     document = as_document(judged)
     print(json.dumps(document, indent=2) if given.json else as_text(document, given.rows))
+
+
+def _run_fit(runs: list[Run], folder: Path) -> None:
+    """Fit, write, and say where."""
+    from baremetal.cluster.validation.fit import fit, write  # SciPy's optimiser: only if asked for
+
+    found = fit(runs, say=lambda name: print(f"fitting {name}", file=sys.stderr))
+    for path in write(found, folder):
+        print(f"written: {path}")
 
 
 def as_document(judged: Iterable[Judged]) -> dict[str, Any]:
