@@ -9,7 +9,8 @@ two ranks (the first chunk in small letters), before and after its first ticks a
 A pass can be brought forward into a hole if what it needs is done by then and its rank has room: a
 forward that comes earlier is held for longer. Passes are asked in the order of their ticks, so that
 each knows where those that it needs have gone, and takes the first hole that it may. That is
-greedy, and not always the best. But no pass gets later, and no rank holds more than the fullest did before.
+greedy, and not always the best. But no pass gets later, and no rank holds more than the fullest did
+before.
 
 W are nobody's in the meantime: whichever gradient is owed one may have it, and nothing waits for
 it. Where there are none in the rows, it is taken for granted that a rank uses every hole for one.
