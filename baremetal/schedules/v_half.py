@@ -1,7 +1,7 @@
 """V-Half: half of 1F1B's activations, and hardly slower.
 
-    rank 0  f0 f1 .  F0 I0 W0 F1 f2 i0 I1 W1 F2 w0 f3 i1 I2 W2 F3 I3 i2 w1 i3 W3 w2 w3
-    rank 1  .  f0 F0 f1 F1 I0 W0 i0 w0 f2 F2 I1 W1 i1 w1 f3 F3 I2 i2 I3 i3 W2 w2 W3 w3
+    rank 0  f0 f1 f2 F0 I0 W0 F1 .  i0 I1 W1 F2 w0 f3 i1 I2 W2 F3 I3 i2 W3 i3 w1 w2 w3
+    rank 1  .  f0 F0 f1 F1 I0 W0 i0 w0 f2 F2 I1 i1 W1 f3 w1 F3 I2 i2 I3 i3 W2 W3 w2 w3
                                       p = 2, m = 4; the first chunk in small letters
 
 Stages are laid out as a V. A microbatch walks the first chunks at two ticks a rank and the second
@@ -34,7 +34,7 @@ from baremetal.schedules.schedule import Schedule
 def v_half(p: int, m: int, v: int = 2) -> Schedule:
     """The block of paces 2, 1, 2, 1, repeated."""
     block = v_block(p, paces=(2, 1, 2, 1), pauses=(0, 0, 1) if p % 2 else (0, 3, 1))
-    return repeated("v-half", block, p, m, warm_until=0)
+    return repeated("v-half", block, p, m)
 
 
 def refusal(p: int, m: int, v: int) -> str | None:

@@ -1,6 +1,6 @@
 """V-Min: a third of 1F1B's activations, for about GPipe's bubble at F = I = W.
 
-    rank 0  f0 .  .  F0 I0 W0 f1 i0 w0 F1 I1 W1 f2 i1 w1 F2 I2 W2 f3 i2 w2 F3 I3 W3 .  i3 w3
+    rank 0  f0 f1 .  F0 I0 W0 .  i0 w0 F1 I1 W1 f2 i1 w1 F2 I2 W2 f3 i2 w2 F3 I3 W3 .  i3 w3
     rank 1  .  f0 F0 .  .  I0 i0 f1 F1 W0 w0 I1 i1 f2 F2 W1 w1 I2 i2 f3 F3 W2 w2 I3 i3 W3 w3
                                       p = 2, m = 4; the first chunk in small letters
 
@@ -17,8 +17,12 @@ Where 3 divides p, forwards of one microbatch would meet gradients of another in
 everywhere (2p is a multiple of the period); two ticks' pause before the gradient turns lets them
 pass, and the reordered ends win it back.
 
-There is no slack anywhere, so for unequal times idle time does grow with m: each period is as long
-as six times the longest of F, I and W, and a latency is paid with every microbatch.
+There is no slack between F and I, so for unequal times idle time does grow with m, unless W is the
+longest of the three. With three ranks or more a period lasts, in times of one chunk,
+
+    max(2(F + I + W), 6F, 6I)
+
+and a latency is paid with every microbatch.
 
 P. Qi, X. Wan, N. Amar, M. Lin, "Pipeline Parallelism with Controllable Memory", NeurIPS 2024,
 section 3.2.
@@ -35,7 +39,7 @@ from baremetal.schedules.v_half import refusal
 def v_min(p: int, m: int, v: int = 2) -> Schedule:
     """The block of pace 1 on every leg, repeated."""
     block = v_block(p, paces=(1, 1, 1, 1), pauses=(0, 0 if p % 3 else 2, 0))
-    return repeated("v-min", block, p, m, warm_until=1)
+    return repeated("v-min", block, p, m)
 
 
 def idle(p: int, m: int, v: int, share: Share) -> Time | None:

@@ -114,8 +114,7 @@ class TrainConfig:
     stages: int = 0
     """Pipeline: how many processes the model is divided among; 0 trains in one."""
     schedule: str = "1f1b"
-    """Pipeline: who works when: a name ('baremetal schedule compare' lists them), a file, or 'auto'
-    or 'zb-v-auto', found for the model and the machine."""
+    """Pipeline: who works when: a name ('schedule compare' shows all), a file, auto, zb-v-auto."""
     memory_limit: str = ""
     """Pipeline: for --schedule auto: microbatches that a process may hold; empty for no limit."""
     microbatches: int = 8

@@ -1,5 +1,7 @@
 """Forwards alone: complete, live with two slots, and as short as they can be."""
 
+from itertools import pairwise
+
 import pytest
 
 from baremetal.schedules import SCHEDULES, Action, Kind, Schedule, ScheduleError, make_schedule
@@ -34,7 +36,7 @@ def test_forwards_take_the_time_of_the_closed_form(name, ranks, microbatches):
 def chunks_meet(schedule):
     """How many neighbouring stages lie on one rank and need no message."""
     rank_of = schedule.rank_of
-    return sum(a == b for a, b in zip(rank_of, rank_of[1:], strict=False))
+    return sum(a == b for a, b in pairwise(rank_of))
 
 
 @pytest.mark.parametrize("name", ["gpipe", "interleaved", "zb-v"])
