@@ -1,7 +1,7 @@
 """Holes in a plan, and what can be brought forward into them within the memory that it has.
 
-A plan has a row for each rank, and in each tick of it a pass, or None: a hole. Here is the beginning
-of V-Half on two ranks, the first chunk in small letters:
+A plan has a row for each rank, and in each tick of it a pass, or None: a hole. Here is how V-Half
+begins on two ranks, the first chunk in small letters:
 
     rank 0  f0 .  .  .  F0 .  f1 .  I0 W  F1 .  f2 i0 I1 W  F2 W  f3 i1      as laid out
     rank 1  .  .  f0 F0 .  .  .  .  f1 F1 I0 W  i0 W  f2 F2 I1 W  i1 W

@@ -76,7 +76,7 @@ def peaks(p: int, m: int, v: int) -> tuple[Fraction, ...]:
 
 def makespan_with_latency(p: int, m: int, v: int, share: Share, latency: Time) -> Time | None:
     """Known where W is the shortest of the three, m >= 2p - 1 and latency <= W/2."""
-    if share.W > min(share.F, share.I) or m < 2 * p - 1 or 2 * latency > share.W:
+    if min(share.F, share.I) < share.W or m < 2 * p - 1 or 2 * latency > share.W:
         return None
     ramps = (p - 1) * (share.F + share.I - share.W)
     return m * share.work + ramps + 4 * (p - 1) * latency

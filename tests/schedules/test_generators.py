@@ -282,6 +282,18 @@ def test_what_a_period_of_v_min_lasts(p):
         assert long - short == 3 * p * max(2 * (F + I + W), 6 * F, 6 * I)
 
 
+@pytest.mark.parametrize(("name", "p"), [("v-half", 16), ("v-min", 17), ("v-min", 20)])
+def test_no_rank_of_the_v_family_waits_while_it_owes_a_weight_gradient(name, p):
+    schedule = make_schedule(name, p, 2 * p)
+    timeline = play(schedule, (1, 1, 1))
+    for rank, steps in enumerate(schedule.ranks):
+        owed = end = 0
+        for index, step in enumerate(steps):
+            assert not owed or timeline.start[rank, index] == end, (rank, step)
+            owed += (step.kind is Kind.I) - (step.kind is Kind.W)
+            end = timeline.end[rank, index]
+
+
 @pytest.mark.parametrize("name", V_FAMILY)
 @pytest.mark.parametrize(("p", "m"), [(32, 256), (31, 70), (27, 54), (24, 49), (17, 100), (1, 256)])
 def test_the_v_family_far_beyond_the_grid(name, p, m):
