@@ -83,9 +83,8 @@ def repeated(name: str, block: Ticks, p: int, m: int) -> Schedule:
     last_in = rows[0].index(Action(Kind.F, 0, m - 1))
     cool_down = [range(last_in + (rank == 0), len(row)) for rank, row in enumerate(rows)]
     rows = with_weights(brought_forward(rows, cool_down, load_after_or_weight))
-    rows = with_weights(
-        without_weights(closed_up(rows))
-    )  # an earlier W may use a hole that is left
+    rows = closed_up(rows)
+    rows = with_weights(without_weights(rows))  # an earlier W may use a hole that is left
 
     ranks = tuple(named_weights(rank, row) for rank, row in enumerate(rows))
     return Schedule(name, m, ranks, (tuple(range(2 * p)),))

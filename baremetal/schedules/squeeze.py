@@ -1,10 +1,16 @@
 """Holes in a plan, and what can be brought forward into them within the memory that it has.
 
-A plan has a row for each rank, and in each tick of it a pass, or None: a hole. Here is V-Min's on
-two ranks (the first chunk in small letters), before and after its first ticks are squeezed:
+A plan has a row for each rank, and in each tick of it a pass, or None: a hole. Here is how V-Half
+begins on two ranks, the first chunk in small letters:
 
-    rank 0  f0 .  .  F0 I0 W  f1 i0 W          f0 f1 .  F0 I0 W  .  i0 W
-    rank 1  .  f0 F0 .  .  I0 i0 f1 F1         .  f0 F0 f1 F1 I0 i0 .  .
+    rank 0  f0 .  .  .  F0 .  f1 .  I0 W  F1 .  f2 i0 I1 W  F2 W  f3 i1      as laid out
+    rank 1  .  .  f0 F0 .  .  .  .  f1 F1 I0 W  i0 W  f2 F2 I1 W  i1 W
+
+    rank 0  f0 f1 f2 F0 I0 W  F1 .  .  .  .  .  .  i0 I1 W  F2 W  f3 i1      brought forward,
+    rank 1  .  f0 F0 f1 F1 I0 W  i0 .  .  .  .  .  W  f2 F2 I1 W  i1 W       until i0 on rank 0
+
+    rank 0  f0 f1 f2 F0 I0 W  F1 .  i0 I1 W  F2 W  f3 i1                     closed up
+    rank 1  .  f0 F0 f1 F1 I0 W  i0 W  f2 F2 I1 W  i1 W
 
 A pass can be brought forward into a hole if what it needs is done by then and its rank has room: a
 forward that comes earlier is held for longer. Passes are asked in the order of their ticks, so that

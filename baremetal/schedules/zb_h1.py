@@ -18,8 +18,9 @@ over, and does them in the hole in which 1F1B waits.
 
     idle = (p - 1)(F + I - W)      where W <= F: a third of 1F1B's if F = I = W
 
-With a latency c per hop, F = I = W, m >= 2p and c <= W/2, the makespan grows by 4 (p - 1) c,
-whatever m is: the W between two I's hides the hop. (Larger c grows with m again.)
+With a latency c per hop the makespan grows by 4 (p - 1) c, whatever m is, if W <= F, W <= I,
+m >= 2p - 1 and c <= W/2: the W between two I's hides the hop. (Larger c grows with m again; and at
+m = p it is what 1F1B pays.)
 
 P. Qi, X. Wan, G. Huang, M. Lin, "Zero Bubble Pipeline Parallelism", ICLR 2024, section 2.2,
 figure 3 top.
@@ -74,10 +75,11 @@ def peaks(p: int, m: int, v: int) -> tuple[Fraction, ...]:
 
 
 def makespan_with_latency(p: int, m: int, v: int, share: Share, latency: Time) -> Time | None:
-    """Known where the three times are equal, m >= 2p and latency <= W/2."""
-    if not (share.F == share.I == share.W and m >= 2 * p and 2 * latency <= share.W):
+    """Known where W is the shortest of the three, m >= 2p - 1 and latency <= W/2."""
+    if min(share.F, share.I) < share.W or m < 2 * p - 1 or 2 * latency > share.W:
         return None
-    return m * share.work + (p - 1) * share.W + 4 * (p - 1) * latency
+    ramps = (p - 1) * (share.F + share.I - share.W)
+    return m * share.work + ramps + 4 * (p - 1) * latency
 
 
 ZB_H1 = Generator(
