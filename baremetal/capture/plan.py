@@ -60,6 +60,7 @@ class Plan:
         entering: the transient buffers that hold something before the first launch (a segment's
             inputs, and what earlier segments left for it).
         savings: what each fusion saved, in the order in which they were done.
+        outgoing: the buffers that lie where each run says (`outgoing.py`).
     """
 
     launches: Sequence[RecordedLaunch]
@@ -70,6 +71,7 @@ class Plan:
     memory: MemoryReport
     entering: Sequence[Buffer] = ()
     savings: Sequence[Saving] = ()
+    outgoing: Sequence[Buffer] = ()
 
     @property
     def cost(self) -> Cost:
@@ -123,6 +125,8 @@ class Plan:
             return f"fixed[{shape}]"
         if operand.buffer.memory is not None:
             return f"kept[{shape}]"
+        if operand.buffer in self.outgoing:
+            return f"out[{shape}]"
         start = self.offsets[operand.buffer] + operand.offset_bytes
         return f"@{start}[{shape}]"
 

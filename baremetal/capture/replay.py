@@ -11,6 +11,9 @@ and no Python between one launch and the next.
 
 A kernel without a native version for its operands is called as its NumPy reference, in its place:
 there the table is cut in two.
+
+One address may stay open: that of a result which each run writes elsewhere (`outgoing.py`). It is a
+word in the blocks of the few launches that touch it, and `aim` writes those words anew.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +43,8 @@ class Replay:
         plan: what to do.
         native: False runs the NumPy references, to compare.
         arena, workspace: the memory to bind it to; by default some of its own.
+        out: uint8, where an outgoing result lies until it is aimed elsewhere; by default some of
+            its own.
 
     Attributes:
         arena: the memory of all transient buffers, uint8.
@@ -54,14 +59,18 @@ class Replay:
         native: bool = True,
         arena: np.ndarray | None = None,
         workspace: Workspace | None = None,
+        out: np.ndarray | None = None,
     ) -> None:
         verify_plan(plan)  # once bound, a launch is bare addresses: nothing below would notice
         self.plan = plan
         self._native = native
         self.arena = aligned_memory(plan.memory.planned_bytes) if arena is None else arena
         self._workspace = Workspace() if workspace is None else workspace
+        needed_bytes = max((buffer.size_bytes for buffer in plan.outgoing), default=0)
+        self._out = aligned_memory(needed_bytes) if out is None else out
         self._ends: list[int] = []  # for each part, how many launches are done when it is
         self._bound = self._bind()
+        self._aimed = self._words_to_aim()
         self._parts = self._cut()
 
     @property
@@ -85,6 +94,13 @@ class Replay:
         except BaseException as error:  # Ctrl-C stays Ctrl-C
             error.add_note(str(self._stopped(number, error)))
             raise
+
+    def aim(self, out: np.ndarray) -> None:
+        """From now on the outgoing result is written into this array, of its shape and dtype."""
+        self._out = out.reshape(-1).view(np.uint8)
+        start = out.__array_interface__["data"][0]
+        for block, word, offset_bytes in self._aimed:
+            block[word] = start + offset_bytes
 
     def _stopped(self, number: int, error: BaseException) -> CaptureError:
         """What to say when part `number` did not come to its end."""
@@ -114,15 +130,42 @@ class Replay:
         buffer = operand.buffer
         if buffer.memory is not None:
             return operand.over(buffer.memory)
+        if buffer in self.plan.outgoing:
+            return operand.over(self._out)
         return operand.over(self.arena, self.plan.offsets[buffer])
 
     def _packed(self, launch: RecordedLaunch) -> "Packed":
         """A recorded launch at its planned addresses: native launches, or a call of NumPy's."""
         arrays = tuple(map(self._array, launch.operands))
         packed = launch.kernel.pack(*arrays, **launch.attributes) if self._native else None
+        if packed is None and self._goes_out(launch):
+            return partial(self._run_reference, launch)
         if packed is None:
             return partial(launch.kernel.reference, *arrays, **launch.attributes)
         return [one for one in packed if one.items]  # launches of nothing are left out
+
+    def _run_reference(self, launch: RecordedLaunch) -> None:
+        """NumPy's version of a launch whose result lies somewhere else each time."""
+        launch.kernel.reference(*map(self._array, launch.operands), **launch.attributes)
+
+    def _goes_out(self, launch: RecordedLaunch) -> bool:
+        return any(x is not None and x.buffer in self.plan.outgoing for x in launch.operands)
+
+    def _words_to_aim(self) -> list[tuple[np.ndarray, int, int]]:
+        """Where native launches have an address in the outgoing result.
+
+        Returns:
+            Block, word, and how many bytes that address is behind the result's beginning.
+        """
+        start, size_bytes = self._out.__array_interface__["data"][0], self._out.nbytes
+        return [
+            (launch.block, word, int(launch.block[word]) - start)
+            for recorded, packed in self._bound
+            if not callable(packed) and self._goes_out(recorded)
+            for launch in packed
+            for word, value in enumerate(launch.arrays)
+            if isinstance(value, np.ndarray) and 0 <= launch.block[word] - start < size_bytes
+        ]
 
     def _bind(self) -> "list[tuple[RecordedLaunch, Packed]]":
         """Every launch packed, their scratch memory in one workspace."""

@@ -49,10 +49,19 @@ with `zero_grad()`, as always, and the optimiser finds what it always finds.
 
 A link can write a segment's inputs where they are expected (`inputs(slot)`, once the segment before
 it has run in that slot) and send its results from where they lie (`outputs(slot)`, until the next
-microbatch begins there). Run segments from one thread: they share scratch memory.
+microbatch begins there). Better still, a result that is only sent need not lie in the slot at all:
+the plan takes the memory that it is sent from as another argument,
+
+    y = stage["forward"].run(2, x, out=message)     # the last launch writes into the message
+
+if the forward was captured with ``outgoing={"forward": example}`` and its result may go out
+(`outgoing.py` has the rule, ``stage["forward"].goes_out`` the answer).
+
+Run segments from one thread: they share scratch memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,13 +69,14 @@ import numpy as np
 from baremetal.autograd import CPU, Device, Parameter, Tensor
 from baremetal.autograd.memory import aligned_memory
 from baremetal.autograd.structure import leaves, mapped
-from baremetal.capture.both_ways import record_both_ways
+from baremetal.capture.both_ways import BothWays, record_both_ways
 from baremetal.capture.cycle import Cycle
 from baremetal.capture.errors import CaptureError
 from baremetal.capture.gradients import Gradients
 from baremetal.capture.leaves import refuse_inside_recording
+from baremetal.capture.outgoing import outgoing_buffer
 from baremetal.capture.plan import Plan
-from baremetal.capture.recording import Operand, RecordedCheck
+from baremetal.capture.recording import Buffer, Operand, RecordedCheck
 from baremetal.capture.replay import Replay
 from baremetal.capture.segment_recording import RecordedSegment, Result
 from baremetal.capture.slots import SlotMemory, SlotPlan, plan_slots
@@ -82,7 +92,7 @@ class _Bound(NamedTuple):
     replay: Replay
     first: Replay  # of a step: overwrites gradients; the same one if it writes none
     inputs: tuple[np.ndarray, ...]
-    outputs: Any
+    outputs: Any  # None if the result goes out
     checks: Sequence[RecordedCheck]
     tensors: Sequence[Tensor]  # the tensors among the outputs
 
@@ -95,6 +105,7 @@ class Segment:
         plan: its launches, bound as for slot 0.
         first_plan: those of the first microbatch of a step, which overwrites gradients where later
             ones add; the same plan if the segment writes none.
+        goes_out: its result is written into the array that each run is given, `out`.
     """
 
     def __init__(
@@ -104,8 +115,11 @@ class Segment:
         recorded: RecordedSegment,
         plans: Sequence[Plan],
         bound: Sequence[_Bound],
+        message: np.ndarray | None,
     ) -> None:
         self.name = recorded.name
+        self.goes_out = message is not None
+        self._message = message  # an example of what goes out
         self.plan, self.first_plan = plans[0], plans[-1]
         self._owner = owner
         self._position = position
@@ -147,27 +161,35 @@ class Segment:
         """What the last run in this slot returned, where it lies.
 
         Raises:
-            CaptureError: the segment has not run there since the slot was last free.
+            CaptureError: the segment has not run there since the slot was last free, or its result
+                went out.
         """
         self._owner.cycle.check_readable(slot, self._position)
+        if self.goes_out:
+            raise CaptureError(
+                f"'{self.name}' writes its result into the array that each run is given: read it "
+                "there"
+            )
         return self._bound[slot].outputs
 
-    def run(self, slot: int, *inputs: Any) -> Any:
+    def run(self, slot: int, *inputs: Any, out: np.ndarray | None = None) -> Any:
         """Run it in this slot.
 
         Args:
             slot: which microbatch's memory.
             inputs: arrays or tensors of the shapes and dtypes that were captured; they are copied
                 into the slot, unless they are the slot's own (`inputs`).
+            out: where the result goes, if it goes out (`goes_out`), contiguous.
 
         Returns:
             What the function returned, in the slot's memory: tensors (off the tape) or arrays, in
-            the same structure. Valid until the first segment runs in this slot again.
+            the same structure. Valid until the first segment runs in this slot again. `out`, if
+            that was given.
 
         Raises:
-            CaptureError: it is not this segment's turn in this slot, an input has another shape or
-                dtype, a parameter has moved, some gradients are there and some are not, a recording
-                is open, or it stopped half-way.
+            CaptureError: it is not this segment's turn in this slot, an input or `out` has another
+                shape or dtype, a parameter has moved, some gradients are there and some are not, a
+                recording is open, or it stopped half-way.
             BaremetalError: what the function's own checks raise (a token outside the vocabulary);
                 nothing has run then.
         """
@@ -177,6 +199,7 @@ class Segment:
         is_first = owner.gradients.are_first(position)
         bound = self._bound[slot]
         arrays = self._checked(bound.inputs, inputs)
+        self._check_out(out)
         if position == 0:
             owner.forget_outputs(slot)
         for own, array in zip(bound.inputs, arrays, strict=True):
@@ -185,15 +208,41 @@ class Segment:
         for check in bound.checks:
             check.function(*check.arrays)
         owner.cycle.begin(slot)
-        (bound.first if is_first else bound.replay).run()
+        replay = bound.first if is_first else bound.replay
+        if out is not None:
+            replay.aim(out)
+        replay.run()
         owner.cycle.finish(slot, position)
         owner.gradients.written(position)
-        return bound.outputs
+        return bound.outputs if out is None else out
 
     def changed_outputs(self, slot: int, by: str) -> None:
         """Count a change of every tensor that the last run in this slot returned."""
         for tensor in self._bound[slot].tensors:
             tensor.version.bump(by)
+
+    def _check_out(self, out: np.ndarray | None) -> None:
+        """Whether the array that was given is one for the result to go to."""
+        wanted = self._message
+        if wanted is None and out is not None:
+            raise CaptureError(
+                f"'{self.name}' was given an array for its result, which stays in the slot: leave "
+                "`out` away and send what `run` returns (`outgoing.py` says which results go out)"
+            )
+        if wanted is None:
+            return
+        shape, dtype = wanted.shape, wanted.dtype
+        if not isinstance(out, np.ndarray) or (out.shape, out.dtype) != (shape, dtype):
+            given = "none" if out is None else f"{np.shape(out)} {getattr(out, 'dtype', '')}"
+            raise CaptureError(
+                f"the result of '{self.name}' goes out: give an array of shape {shape} {dtype} for "
+                f"it, `out`; got {given}"
+            )
+        if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+            raise CaptureError(
+                f"the result of '{self.name}' goes out into an array that is not contiguous, not "
+                "writeable or not aligned: launches write to it in one piece"
+            )
 
     def _checked(self, own: Sequence[np.ndarray], given: Sequence[Any]) -> list[np.ndarray]:
         """The inputs as arrays of the right shapes and dtypes."""
@@ -238,6 +287,7 @@ class Segments:
         plans: SlotPlan,
         gradients: Gradients,
         device: Device,
+        messages: Mapping[str, np.ndarray],
     ) -> None:
         self.memory: SlotMemory = plans.memory
         self.plan = plans.whole
@@ -247,12 +297,15 @@ class Segments:
         self.cycle = Cycle([part.name for part in recorded], plans.memory.slots)
         self._arena = aligned_memory(plans.memory.total_bytes)
         self._workspace = Workspace()
+        # Where outgoing results lie before they are aimed anywhere: nothing is ever written there.
+        self._nowhere = aligned_memory(max((x.nbytes for x in messages.values()), default=0))
         self._segments: dict[str, Segment] = {}
         cut_plans = iter(plans.segments)
         for position, (part, count) in enumerate(zip(recorded, versions, strict=True)):
             own = [next(cut_plans) for _ in range(count)]
             bound = [self._bind(part, own, slot) for slot in range(self.slots)]
-            self._segments[part.name] = Segment(self, position, part, own, bound)
+            message = messages.get(part.name)
+            self._segments[part.name] = Segment(self, position, part, own, bound, message)
 
     def __getitem__(self, name: str) -> Segment:
         if name not in self._segments:
@@ -307,7 +360,7 @@ class Segments:
         native = self.device.kernels == "native"
         for version in versions:
             there = self._plans.at(version, slot)
-            replays.append(Replay(there, native, self._arena, self._workspace))
+            replays.append(Replay(there, native, self._arena, self._workspace, self._nowhere))
         offsets = self._plans.at(self.plan, slot).offsets
 
         def array(operand: Operand) -> np.ndarray:
@@ -322,7 +375,7 @@ class Segments:
             own = array(result.operand)
             return own if result.device is None else Tensor(own, device=result.device)
 
-        outputs = mapped(part.returned, output)
+        outputs = None if versions[0].outgoing else mapped(part.returned, output)
         return _Bound(
             replay=replays[0],
             first=replays[-1],
@@ -340,6 +393,7 @@ def capture_segments(
     slots: int,
     parameters: Iterable[Parameter] = (),
     device: Device = CPU,
+    outgoing: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Segments:
     """Record functions that are called in turn for one microbatch, as segments.
 
@@ -352,27 +406,48 @@ def capture_segments(
         slots: how many microbatches may be in flight.
         parameters: whose gradients the functions compute; the optimiser must exist already.
         device: where they launch.
+        outgoing: for each function whose result is sent to somebody, an example of the message. If
+            the rule in `outgoing.py` allows it, the result has no memory in the slot: each run is
+            given some (`Segment.goes_out` says so).
 
     Raises:
-        CaptureError: no functions, no slots, inputs for a function that is not there, a parameter
-            that is used and not given, or what `capture` refuses too.
+        CaptureError: no functions, no slots, inputs or a message for a function that is not there,
+            a parameter that is used and not given, or what `capture` refuses too.
     """
-    _check_arguments(functions, inputs, slots)
+    _check_arguments(functions, inputs, outgoing, slots)
     gradients = Gradients(parameters)
     added, joined = record_both_ways(functions, inputs, device, gradients)
     cuts = [cut for versions in joined.cuts for cut in versions]
-    plans = plan_slots(joined.launches, joined.buffers, cuts, slots)
+    going_out = _going_out(added, joined, outgoing)
+    plans = plan_slots(joined.launches, joined.buffers, cuts, slots, [*going_out.values()])
     verify_plan(plans.whole)
     versions = [len(each) for each in joined.cuts]
-    return Segments(added, versions, plans, gradients, device)
+    messages = {name: outgoing[name] for name in going_out}
+    return Segments(added, versions, plans, gradients, device, messages)
 
 
-def _check_arguments(functions: Mapping, inputs: Mapping, slots: int) -> None:
+def _going_out(
+    recorded: Sequence[RecordedSegment], joined: BothWays, messages: Mapping[str, np.ndarray]
+) -> dict[str, Buffer]:
+    """By name, the buffer of each result that need not lie in the slot."""
+    found = {}
+    for part, own in zip(recorded, joined.cuts, strict=True):
+        if part.name not in messages:
+            continue
+        others = [cut for versions in joined.cuts if versions is not own for cut in versions]
+        message = messages[part.name]
+        buffer = outgoing_buffer(part.returned, message, joined.launches, own, others)
+        if buffer is not None:
+            found[part.name] = buffer
+    return found
+
+
+def _check_arguments(functions: Mapping, inputs: Mapping, outgoing: Mapping, slots: int) -> None:
     if not functions or slots < 1:
         raise CaptureError(f"{len(functions)} functions, {slots} slots: give at least one of each")
-    unknown = ", ".join(f"'{name}'" for name in inputs if name not in functions)
+    unknown = ", ".join(f"'{name}'" for name in (*inputs, *outgoing) if name not in functions)
     if unknown:
         raise CaptureError(
-            f"inputs for {unknown}, but the functions are {', '.join(functions)}: give inputs "
-            "under the name of the function that takes them"
+            f"inputs or a message for {unknown}, but the functions are {', '.join(functions)}: "
+            "give them under the name of the function that takes or returns them"
         )

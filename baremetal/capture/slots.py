@@ -8,7 +8,9 @@ two segments run at the same time:
     arena   [ scratch | slot 0 | slot 1 | slot 2 | ... ]
 
     slot      touched in more than one segment, or an input or result of one
-    scratch   everything else
+    scratch   everything else that has a place here
+
+Results that go out lie elsewhere, at addresses that each run is given (`outgoing.py`).
 
 Both are planned by the same rule as a whole step (`arena.py`): within a slot, too, memory is used
 again, since its segments always run in the same order. A plan for one slot is a plan for all: in
@@ -18,7 +20,7 @@ Inputs are alive from the beginning of their segment, for they may be written fr
 the first launch; results until the end of the cycle, for they may be read until then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -116,11 +118,15 @@ class SlotPlan(NamedTuple):
 
 
 def plan_slots(
-    launches: Sequence[RecordedLaunch], buffers: Sequence[Buffer], cuts: Sequence[Cut], slots: int
+    launches: Sequence[RecordedLaunch],
+    buffers: Sequence[Buffer],
+    cuts: Sequence[Cut],
+    slots: int,
+    outgoing: Collection[Buffer] = (),
 ) -> SlotPlan:
-    """Find a place for every buffer of launches that are cut into segments."""
+    """Find a place for every buffer of launches that are cut into segments, but those going out."""
     _extend_lifetimes(cuts, len(launches))
-    used = [buffer for buffer in buffers if buffer.first >= 0]
+    used = [buffer for buffer in buffers if buffer.first >= 0 and buffer not in outgoing]
     passing = {buffer for cut in cuts for buffer in (*cut.inputs, *cut.results)}
     passing.update(b for b in used if not any(_within(b, cut) for cut in cuts))
     in_slot = [buffer for buffer in used if buffer in passing]
@@ -146,6 +152,7 @@ def plan_slots(
         offsets=offsets,
         memory=_report(used, arena_bytes),
         entering=[buffer for cut in cuts for buffer in cut.inputs],
+        outgoing=[*outgoing],
     )
     moving = set(in_slot)
     segments = [_segment(whole, cut, moving) for cut in cuts]
@@ -190,28 +197,34 @@ def _segment(whole: Plan, cut: Cut, moving: set[Buffer]) -> Plan:
     slot are added to `moving`.
     """
     stand_in: dict[Buffer, Buffer] = {}
-    entering = []
-    for buffer in whole.transient:
+    entering, outgoing = [], []
+    offsets: dict[Buffer, int] = {}
+    for buffer in (*whole.transient, *(b for b in whole.outgoing if b in cut.results)):
         if buffer.last < cut.start or buffer.first >= cut.stop or cut.start == cut.stop:
             continue
         own = Buffer(buffer.number, buffer.shape, buffer.dtype, buffer.address)
         own.first = max(buffer.first, cut.start) - cut.start
         own.last = min(buffer.last, cut.stop - 1) - cut.start
         stand_in[buffer] = own
+        if buffer not in whole.offsets:
+            outgoing.append(own)
+            continue
+        offsets[own] = whole.offsets[buffer]
         if buffer.first < cut.start or buffer in cut.inputs:
             entering.append(own)
         if buffer in moving:
             moving.add(own)
     launches = [_with(stand_in, launch) for launch in whole.launches[cut.start : cut.stop]]
-    buffers = [*stand_in.values()]
+    buffers = [*offsets]
     return Plan(
         launches=launches,
         checks=[],  # bound to a slot's memory by whoever runs them
         transient=buffers,
         kept=[],
-        offsets={own: whole.offsets[buffer] for buffer, own in stand_in.items()},
+        offsets=offsets,
         memory=_report(buffers, whole.memory.planned_bytes),
         entering=entering,
+        outgoing=outgoing,
     )
 
 

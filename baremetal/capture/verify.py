@@ -9,7 +9,8 @@ not trusted; the plan itself is looked at. It holds if
     sharing    no two transient buffers that are alive during one launch share a byte
     extent     every operand lies inside its buffer, strides and all
     lifetime   every launch touches a buffer between its first and its last launch
-    order      the first launch that touches a transient buffer writes it
+    order      the first launch that touches a transient buffer writes it, and so with those that
+               lie outside the arena where each run says (`outgoing.py`)
 
 The last is as much as can honestly be known. What a kernel writes is declared with it
 (`Kernel.writes`), not how much of it: that a first write covers all that is read later is not
@@ -118,8 +119,8 @@ def _verify_sharing(plan: Plan) -> None:
 
 def _verify_launches(plan: Plan) -> None:
     """Every operand within its buffer and its lifetime, and no value that nobody wrote."""
-    transient = set(plan.transient)
-    known = transient.union(plan.kept)
+    begun_here = {*plan.transient, *plan.outgoing}
+    known = begun_here.union(plan.kept)
     written = set(plan.entering)
     for number, launch in enumerate(plan.launches):
         for operand, buffer in _buffers(launch):
@@ -137,7 +138,7 @@ def _verify_launches(plan: Plan) -> None:
                     plan, buffer, number,
                     f"lives from launch {buffer.first} to {buffer.last}, and is used outside it",
                 )  # fmt: skip
-            if buffer not in written and buffer in transient:
+            if buffer not in written and buffer in begun_here:
                 if operand.size and not _begins(launch, buffer):
                     what = "is read before any launch has written it"
                     _refuse(plan, buffer, number, what, FILL_IT)

@@ -9,7 +9,9 @@ A step of a schedule uses its channels in this order, and every time in it is mo
     y       = target.reserve(j)             a view into the slot: compute straight into it
     ...
     end     = clock.advance(duration)
-    target.commit(j, end)                   or target.send(j, array, end), which copies
+    target.commit(j, end)                   sum it where it lies, and let the receiver see it
+
+What cannot be computed there is computed anywhere, and `target.send(j, array, end)` copies it.
 
 The times travel with the messages: the sender, which knows its link, writes when a message will
 have arrived; the receiver writes when it took it, which is when the slot is free.
@@ -35,10 +37,13 @@ class Sender(Protocol):
         """Wait until there is a slot for this message; the modelled time from which it was, ps."""
 
     def reserve(self, sequence: int) -> np.ndarray:
-        """The slot of the next message as an array of the lane's shape and dtype, to be filled."""
+        """The slot of the next message as an array of the lane's shape and dtype, to be filled.
+
+        Waits until there is one. What it holds is undefined.
+        """
 
     def commit(self, sequence: int, ready_ps: int) -> Transfer:
-        """Send what was written into the reserved slot."""
+        """Send what was written into the reserved slot; nothing is copied."""
 
     def send(self, sequence: int, array: np.ndarray, ready_ps: int) -> Transfer:
         """Send a copy of an array of the lane's shape and dtype."""

@@ -9,6 +9,7 @@ class Counts:
 
     Attributes:
         sent, received: messages.
+        copied: messages that were computed elsewhere, and copied into their slot to be sent.
         sent_bytes, received_bytes: their payloads, B.
         waits: how often a first look was not enough.
         waited_ns: real time spent waiting, ns.
@@ -21,6 +22,7 @@ class Counts:
 
     sent: int = 0
     received: int = 0
+    copied: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
     waits: int = 0

@@ -3,9 +3,10 @@
     mpiexec -n 4 baremetal train ...
 
 Each end has the lane's slots in memory of its own, and a message, header and payload in one piece,
-goes from the sender's slot to the receiver's slot of the same number. Everything else is `ring.py`:
-the layout of a slot, both checksums, the labels, the modelled times in the header. So the modelled
-time of a run is the same, to the picosecond, as in shared memory.
+goes from the sender's slot to the receiver's slot of the same number. (A reserved slot is therefore
+MPI's send buffer: what is computed into it is not copied on this side.) Everything else is
+`ring.py`: the layout of a slot, both checksums, the labels, the modelled times in the header. So
+the modelled time of a run is the same, to the picosecond, as in shared memory.
 
 What must be sent back is when a slot was taken: a *credit*, two words, (label, time in ps). It
 allows the sender to use its slot again, and it carries the time from which the slot was free on
@@ -102,13 +103,20 @@ class MpiSender(RingSender):
         self._credit = np.zeros(2, np.int64)
         self._credit_receive = comm.Irecv(self._credit, lane.dst, credit_tag)
 
+    def free(self, sequence: int) -> int:
+        """As in shared memory; and MPI has no claim on the slot any more: it may be written."""
+        free_ps = super().free(sequence)
+        slot = sequence % self._slots
+        if sequence == self._next and self._sends[slot] is not None:
+            self._sends[slot].Wait()  # its message has been taken: this only clears the handle
+            self._sends[slot] = None
+        return free_ps
+
     def _put(
         self, sequence: int, source: int, transfer: Transfer, attempt: int = 0, kept: bool = False
     ) -> None:
         super()._put(sequence, source, transfer, attempt, kept)
         slot = sequence % self._slots
-        if self._sends[slot] is not None:
-            self._sends[slot].Wait()  # its message has been taken: this only clears the handle
         self._sends[slot] = self._comm.Isend(self._buffers[slot], self.lane.dst, self.number)
 
     def _look_taken(self, slot: int, taken: int, spins: int) -> int:

@@ -5,9 +5,10 @@ Message k lies in slot k mod n. Its sender waits until message k - n has been ta
 lock, for each word has one writer. The receiver may take messages in another order than they
 came.
 
-Two ways to send. `send` copies an array into the slot and sums it in the same pass. `reserve` and
-`commit` let the work write straight into the slot: nothing is copied, but the sum needs a pass of
-its own, which only reads (and what was just written is often still in the cache).
+Two ways to send. `reserve` and `commit` let the work write straight into the slot: nothing is
+copied, but the sum needs a pass of its own, which only reads (and what was just written is often
+still in the cache). That is how captured pipeline stages send. `send` copies an array into the slot
+and sums it in the same pass: for results that lie elsewhere, or are needed again.
 
 **When something is wrong.** A receiver that finds a damaged message, or another one where it
 expects its own, or nothing for a while, asks again: it writes into the slot which message it
@@ -112,13 +113,17 @@ class RingSender(_Ring):
         return self._code.await_word(self._headers[slot] + 8 * TAKEN, taken, self._abort, spins)
 
     def reserve(self, sequence: int) -> np.ndarray:
-        """The slot of the next message as an array of the lane's shape and dtype, to be filled."""
+        """The slot of the next message as an array of the lane's shape and dtype, to be filled.
+
+        Waits until there is one. The array is in the memory that both ranks see, and the receiver
+        does not look at it before `commit`. It is the same one for every message of this slot.
+        """
         self._check_next(sequence)
         self.free(sequence)
         return self._payloads[sequence % self._slots]
 
     def commit(self, sequence: int, ready_ps: int) -> Transfer:
-        """Send what was written into the reserved slot."""
+        """Send what was written into the reserved slot: sum it where it lies, and publish it."""
         self._check_next(sequence)
         return self._publish(sequence, 0, ready_ps)
 
@@ -127,6 +132,7 @@ class RingSender(_Ring):
         self._check_next(sequence)
         source = self._addresses.of(array)
         self.free(sequence)
+        self._counts.copied += 1
         return self._publish(sequence, source, ready_ps)
 
     def _check_next(self, sequence: int) -> None:

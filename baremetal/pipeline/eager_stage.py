@@ -3,6 +3,9 @@
 For what cannot be captured (a mixture of experts, whose router decides anew with every microbatch
 who computes what), for looking into, and as the oracle of the captured stage, which does the same,
 in the same words, from a plan.
+
+What it sends lies wherever autograd put it, and is copied into the send slot: an operation chooses
+the memory of its result, and does not know that it is the last.
 """
 
 import functools
@@ -63,7 +66,10 @@ class EagerStage(StageRunner):
         return arrays[microbatch]
 
     def _forward(
-        self, microbatch: int, outside: tuple[list[np.ndarray], list[np.ndarray]]
+        self,
+        microbatch: int,
+        outside: tuple[list[np.ndarray], list[np.ndarray]],
+        send_slot: np.ndarray | None,
     ) -> np.ndarray:
         tokens, targets = outside
         activations = [] if tokens else [self._taken(self._activations, microbatch)]
@@ -74,7 +80,7 @@ class EagerStage(StageRunner):
         self.losses[microbatch] = passage.loss
         return y.data
 
-    def _input_gradient(self, microbatch: int) -> np.ndarray | None:
+    def _input_gradient(self, microbatch: int, send_slot: np.ndarray | None) -> np.ndarray | None:
         dx = self._passage(microbatch).input_gradient(*self._dy(microbatch))
         return None if dx is None else dx.data
 
@@ -82,7 +88,7 @@ class EagerStage(StageRunner):
         self._passage(microbatch).weight_gradient()
         del self._passages[microbatch]
 
-    def _backward(self, microbatch: int) -> np.ndarray | None:
+    def _backward(self, microbatch: int, send_slot: np.ndarray | None) -> np.ndarray | None:
         dx = self._passage(microbatch).backward(*self._dy(microbatch))
         del self._passages[microbatch]
         return None if dx is None else dx.data

@@ -69,7 +69,10 @@ class ForwardStage(StageRunner):
         return self._x
 
     def _forward(
-        self, microbatch: int, outside: tuple[list[np.ndarray], list[np.ndarray]]
+        self,
+        microbatch: int,
+        outside: tuple[list[np.ndarray], list[np.ndarray]],
+        send_slot: np.ndarray | None,
     ) -> np.ndarray:
         tokens, targets = outside
         y = self.stage.evaluate(tokens[0] if tokens else self._x)
@@ -82,13 +85,13 @@ class ForwardStage(StageRunner):
     def gradient_in(self, microbatch: int) -> np.ndarray:
         self._refuse()
 
-    def _input_gradient(self, microbatch: int) -> np.ndarray | None:
+    def _input_gradient(self, microbatch: int, send_slot: np.ndarray | None) -> np.ndarray | None:
         self._refuse()
 
     def _weight_gradient(self, microbatch: int) -> None:
         self._refuse()
 
-    def _backward(self, microbatch: int) -> np.ndarray | None:
+    def _backward(self, microbatch: int, send_slot: np.ndarray | None) -> np.ndarray | None:
         self._refuse()
 
     def _refuse(self) -> NoReturn:

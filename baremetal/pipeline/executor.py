@@ -8,6 +8,13 @@ For each step of the schedule:
     end       clock = start + host overhead + charge
     send      what the neighbours wait for, from the end on
 
+From the last kernel to the wire nothing is copied. There was room, so the message's slot in the
+ring is reserved without further waiting (`Sender.reserve`), the stage's plan writes its result
+there (`StageRunner.do`), and `Sender.commit` sums it where it lies and publishes it. Only what a
+stage cannot write there (`fills_send_slot`) is copied by `Sender.send`. Either way an action waits
+for room before it computes, as the schedules' checker and simulator assume: a ring that is full can
+stop it no sooner and no later.
+
 These are the simulator's rules (`schedules/reference.py`) word for word, and with a virtual clock
 the times are the same to the last picosecond, however the processes were really scheduled. What an
 action is *charged* is decided outside: unit times, a modelled chip's roofline, or the time that was
@@ -141,8 +148,12 @@ class Executor:
         for part in step.parts:
             self._take(part, index, start_ps)
         record.taken_ps.update(dict.fromkeys(takes, start_ps))
+        send_slots = [self._send_slot(part, index) for part in step.parts]
         began_ns = time.perf_counter_ns()
-        results = [self.stages[part.stage].do(part.kind, part.microbatch) for part in step.parts]
+        results = [
+            self.stages[part.stage].do(part.kind, part.microbatch, send_slot)
+            for part, send_slot in zip(step.parts, send_slots, strict=True)
+        ]
         computed_ns = time.perf_counter_ns() - began_ns
         record.computed_ns += computed_ns
         duration_ps = computed_ns * PS_PER_NS if self.charge is None else self.charge[index]
@@ -170,6 +181,17 @@ class Executor:
             receiver = self._receivers[int(self.wiring.lane[message])]
             receiver.receive(self._sequence(message), into, taken_ps)
 
+    def _send_slot(self, part: Action, index: int) -> np.ndarray | None:
+        """Where the part is to write its result, if its stage can write it where it is sent from.
+
+        There is room: the step has waited for it. So this does not wait.
+        """
+        if part.kind is Kind.W or not self.stages[part.stage].fills_send_slot(part.kind):
+            return None
+        message = int(self.wiring.sends[self._first + index, _way(part)])
+        sender = self._senders[int(self.wiring.lane[message])]
+        return sender.reserve(self._sequence(message))
+
     def _deliver(
         self, part: Action, index: int, result: np.ndarray | None, end_ps: int, record: RankRecord
     ) -> None:
@@ -179,8 +201,14 @@ class Executor:
         way = _way(part)
         message = int(self.wiring.sends[self._first + index, way])
         if message != NONE:
-            sender = self._senders[int(self.wiring.lane[message])]
-            transfer = sender.send(self._sequence(message), result, end_ps)
+            sender, sequence = (
+                self._senders[int(self.wiring.lane[message])],
+                self._sequence(message),
+            )
+            if self.stages[part.stage].fills_send_slot(part.kind):
+                transfer = sender.commit(sequence, end_ps)  # it lies there already
+            else:
+                transfer = sender.send(sequence, result, end_ps)
             record.depart_ps[message] = transfer.depart_ps
             record.arrive_ps[message] = transfer.arrival_ps
             record.link_free_ps[message] = transfer.free_ps

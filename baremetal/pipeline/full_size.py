@@ -13,7 +13,9 @@ everywhere. A fifth point is measured to be sure, exactly, in integers; a kernel
 polynomial would be found out there.
 
 Layers need no such trick: a stage of n blocks costs one of a single block and n - 1 blocks more (in
-memory, but for how well the buffers of many blocks are packed: some tenths of a percent).
+memory, but for how well the buffers of many blocks are packed: some tenths of a percent). The
+family keeps its results in its plans; those that leave their rank lie in a link's slot instead
+(`stage_plan.py`), and are taken off. (Of a gradient that is too much by what had filled a gap.)
 
 What it is not: a measurement of that model. It is what *these* kernels would do for it, each array
 moved once; storage of 2 bytes counts half of the bytes that float32 moves.
@@ -35,7 +37,7 @@ from baremetal.pipeline.costs import summed
 from baremetal.pipeline.errors import PipelineError
 from baremetal.pipeline.partition import Part, parts_of_stages
 from baremetal.pipeline.stage import Stage
-from baremetal.pipeline.stage_plan import CapturedStage, splits_backward
+from baremetal.pipeline.stage_plan import CapturedStage, leaving, splits_backward
 from baremetal.schedules import Kind, Schedule
 
 POINTS = (1, 2, 3, 4, 5)  # one more than a cubic needs
@@ -69,6 +71,11 @@ class FullSize:
     def head_width(self) -> int:
         """t of the family."""
         return self.width // self.heads
+
+    @property
+    def activation_bytes(self) -> int:
+        """What passes between two stages for a microbatch, in float32, B."""
+        return 4 * self.samples * self.context * self.width
 
     @property
     def small_head_widths(self) -> list[int]:
@@ -235,10 +242,12 @@ def full_size_stages(
     inner = [float(middle.flops)] * (full.layers - 2)
     parts = parts_of_stages(schedule, [float(first.flops), *inner, float(last.flops)])
     found = []
-    for part, split in zip(parts, is_split, strict=True):
+    for stage, (part, split) in enumerate(zip(parts, is_split, strict=True)):
         first, middle, last, block = grown[split]
         base = first if part.is_first else last if part.is_last else middle
-        found.append(base.plus(part.stop - part.start - 1, block))
+        cost = base.plus(part.stop - part.start - 1, block)
+        sent_bytes = sum(leaving(schedule, stage)) * full.activation_bytes
+        found.append(cost._replace(slot_bytes=cost.slot_bytes - sent_bytes))
     return parts, found
 
 

@@ -85,9 +85,10 @@ class InProcess:
         if self._needs_message(action):
             room = runner.activation_in if kind is Kind.F else runner.gradient_in
             room(microbatch)[...] = self._on_the_way.pop(self._message_for(action))
-        out = runner.do(kind, microbatch)
+        fills = runner.fills_send_slot(kind)
+        out = runner.do(kind, microbatch, runner.new_message() if fills else None)
         if out is not None:
             schedule, back = self.schedule, kind is not Kind.F
             to = schedule.before(stage) if back else schedule.behind(stage)
             assert to is not None
-            self._on_the_way[back, to, microbatch] = out.copy()
+            self._on_the_way[back, to, microbatch] = out if fills else out.copy()

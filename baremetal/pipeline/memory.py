@@ -7,8 +7,10 @@
 
 The slots are as many as the schedule has microbatches in flight on the stage, at most
 (`most_in_flight`), so the last line is a schedule's own price: 1F1B's first stage pays for p of
-them, its last for one. A stage that runs through Python (`EagerStage`) plans nothing; what its tape
-keeps is not counted.
+them, its last for one. What leaves for another rank is not among them: a plan writes it straight
+into a slot of the link's ring (`capture/outgoing.py`), which is counted once, with the rank that
+receives it (`report.py`). A stage that runs through Python (`EagerStage`) plans nothing; what its
+tape keeps is not counted.
 """
 
 from typing import NamedTuple

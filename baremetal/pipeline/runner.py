@@ -3,14 +3,16 @@
     runner.begin_step(batch)                # once per step, at every stage
 
     runner.activation_in(m)[...] = ...      # F: what the stage before sent (not at the first)
-    y = runner.do(Kind.F, m)                #    y is to be sent on; None at the last stage
+    y = runner.do(Kind.F, m, slot)          #    y is to be sent on; None at the last stage
     runner.gradient_in(m)[...] = ...        # I or B: what the stage behind sent (not at the last)
-    dx = runner.do(Kind.I, m)               #    dx is to be sent back; None at the first stage
+    dx = runner.do(Kind.I, m, slot)         #    dx is to be sent back; None at the first stage
     runner.do(Kind.W, m)                    # W: None
 
 A link may write where `activation_in` and `gradient_in` say, once the action that reads it is the
-stage's next (before that, the memory may still be in use), and it sends y and dx from where they
-lie, before the stage's next action.
+stage's next (before that, the memory may still be in use). Where `fills_send_slot` says yes, y and
+dx are computed straight into the memory from which they are sent, and `do` wants to be told where
+that is. Elsewhere `do` is given no slot, and the link copies y and dx from where they lie, before
+the stage's next action.
 
 There are two: `EagerStage` and `CapturedStage`. The bits are the same.
 """
@@ -106,21 +108,36 @@ class StageRunner(ABC):
         self.losses = np.zeros(len(batch.inputs))
         self.stage.total[0] = batch.tokens
 
-    def do(self, kind: Kind, microbatch: int) -> np.ndarray | None:
+    def fills_send_slot(self, kind: Kind) -> bool:
+        """Whether actions of this kind write what is to be sent into a slot that `do` is given."""
+        return False
+
+    def new_message(self) -> np.ndarray:
+        """Memory for what an action sends, where no link has any: (B, T, C), uninitialised."""
+        shape = self.stage.activation_shape(*self.batch.inputs.shape[1:])
+        return np.empty(shape, self.stage.dtype)
+
+    def do(
+        self, kind: Kind, microbatch: int, send_slot: np.ndarray | None = None
+    ) -> np.ndarray | None:
         """Perform an action.
+
+        Args:
+            kind, microbatch: which.
+            send_slot: (B, T, C), where the result goes, if the stage fills it (`fills_send_slot`).
 
         Returns:
             What is to be sent: activations after F, the gradient of the stage's input after I or B;
             None where there is nobody to send to.
         """
         if kind is Kind.F:
-            y = self._forward(microbatch, self._outside_inputs(microbatch))
+            y = self._forward(microbatch, self._outside_inputs(microbatch), send_slot)
             return None if self.stage.part.is_last else y
         if kind is Kind.I:
-            return self._input_gradient(microbatch)
+            return self._input_gradient(microbatch, send_slot)
         if kind is Kind.W:
             return self._weight_gradient(microbatch)
-        return self._backward(microbatch)
+        return self._backward(microbatch, send_slot)
 
     def evaluate(self, microbatch: int, x: np.ndarray | None = None) -> np.ndarray | None:
         """The forward of a step that has no backward: in evaluation mode, nothing is kept.
@@ -163,14 +180,19 @@ class StageRunner(ABC):
 
     @abstractmethod
     def _forward(
-        self, microbatch: int, outside: tuple[list[np.ndarray], list[np.ndarray]]
+        self,
+        microbatch: int,
+        outside: tuple[list[np.ndarray], list[np.ndarray]],
+        send_slot: np.ndarray | None,
     ) -> np.ndarray: ...
 
     @abstractmethod
-    def _input_gradient(self, microbatch: int) -> np.ndarray | None: ...
+    def _input_gradient(
+        self, microbatch: int, send_slot: np.ndarray | None
+    ) -> np.ndarray | None: ...
 
     @abstractmethod
     def _weight_gradient(self, microbatch: int) -> None: ...
 
     @abstractmethod
-    def _backward(self, microbatch: int) -> np.ndarray | None: ...
+    def _backward(self, microbatch: int, send_slot: np.ndarray | None) -> np.ndarray | None: ...

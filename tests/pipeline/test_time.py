@@ -19,6 +19,7 @@ from baremetal.pipeline.executed import executed_timeline, first_difference
 from baremetal.pipeline.executor import Executor
 from baremetal.pipeline.lanes import lane_slots, schedule_lanes
 from baremetal.pipeline.runner import Batch
+from baremetal.pipeline.stage_plan import leaving
 from baremetal.schedules import SCHEDULES, ScheduleError, make_schedule
 from baremetal.schedules.simulate import Simulator
 from baremetal.schedules.times import Times, step_durations
@@ -28,9 +29,13 @@ SHAPE = (1, 2, 3)  # of activations
 
 
 class Idle:
-    """A stage that passes on what it gets, one more than that."""
+    """A stage that passes on what it gets, one more than that; into the send slot, or to be copied.
 
-    def __init__(self, microbatches, is_last, is_first):
+    Like a plan, it gives away memory only for what leaves the rank.
+    """
+
+    def __init__(self, microbatches, is_last, is_first, in_place=(False, False)):
+        self._in_place = in_place
         self.losses = np.zeros(microbatches)
         self._is_last, self._is_first = is_last, is_first
         self._in = {}
@@ -44,17 +49,21 @@ class Idle:
     def gradient_in(self, microbatch):
         return self._in.setdefault(("dy", microbatch), np.zeros(SHAPE, np.float32))
 
-    def do(self, kind, microbatch):
+    def fills_send_slot(self, kind):
+        return kind.name != "W" and self._in_place[kind.name != "F"]
+
+    def do(self, kind, microbatch, send_slot=None):
+        assert (send_slot is not None) == self.fills_send_slot(kind)
         if kind.name == "W":
             return None
         forward = kind.name == "F"
         if (forward and self._is_last) or (not forward and self._is_first):
             return None
         into = self.activation_in if forward else self.gradient_in
-        return into(microbatch) + 1
+        return np.add(into(microbatch), 1, out=send_slot)
 
 
-def execute(schedule, *, times, link, slots, host_overhead_ps, seed, stragglers):
+def execute(schedule, *, times, link, slots, host_overhead_ps, seed, stragglers, in_place=True):
     """One step by threads; the executed timeline and the simulated one."""
     wiring = wire(schedule)
     sizes = lane_slots(wiring, slots)
@@ -62,7 +71,7 @@ def execute(schedule, *, times, link, slots, host_overhead_ps, seed, stragglers)
     ranks = len(schedule.ranks)
     durations = step_durations(wiring.flat, times, stragglers)
     table = np.split(durations, wiring.flat.first_step[1:-1])
-    records, errors = [None] * ranks, []
+    records, errors, copied = [None] * ranks, [], []
 
     def run(rank, address):
         try:
@@ -74,6 +83,7 @@ def execute(schedule, *, times, link, slots, host_overhead_ps, seed, stragglers)
                     schedule.microbatches,
                     schedule.behind(number) is None,
                     schedule.before(number) is None,
+                    leaving(schedule, number) if in_place else (False, False),
                 )
                 for number, its in enumerate(schedule.rank_of)
                 if its == rank
@@ -84,6 +94,7 @@ def execute(schedule, *, times, link, slots, host_overhead_ps, seed, stragglers)
             )  # fmt: skip
             tokens = np.zeros((schedule.microbatches, 1, 2), np.int64)
             records[rank] = executor.run(Batch(tokens, tokens), comm.VirtualClock())
+            copied.append(endpoint.counts.copied)
         except BaseException as error:
             errors.append(error)
             endpoint.abort(f"rank {rank} failed")
@@ -96,6 +107,7 @@ def execute(schedule, *, times, link, slots, host_overhead_ps, seed, stragglers)
             thread.join()
     if errors:
         raise errors[0]
+    assert sum(copied) == (0 if in_place else wiring.messages)
     simulator = Simulator(
         wiring, link=link, size_bytes=4 * int(np.prod(SHAPE)), seed=seed,
         slots=dict(zip(wiring.lanes, sizes, strict=True)), host_overhead_ps=host_overhead_ps,
@@ -150,18 +162,23 @@ def test_executed_time_is_simulated_time(data):
         host_overhead_ps=data.draw(st.integers(0, 3)),
         seed=data.draw(st.integers(0, 2**40)),
         stragglers=data.draw(st.sampled_from([{}, {1: 1.5}])),
+        in_place=data.draw(st.booleans()),
     )
     assert first_difference(executed, simulated) is None
     assert (executed.occupancy_ps == simulated.occupancy_ps).all()
     assert (executed.duration_ps == simulated.duration_ps).all()
 
 
+@pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("slots", [1, 2])
-def test_senders_that_wait_for_room_wait_as_long_as_simulated(slots):
+def test_senders_that_wait_for_room_wait_as_long_as_simulated(slots, in_place):
     """GPipe's first rank is fast and its second slow: with few slots the first must wait."""
     schedule = make_schedule("gpipe", 2, 6)
     times = Times((1, 10), (1, 1), (1, 1))
-    setting = {"link": Link("l", None, 3), "host_overhead_ps": 0, "seed": 0, "stragglers": {}}
+    setting = {
+        "link": Link("l", None, 3), "host_overhead_ps": 0, "seed": 0, "stragglers": {},
+        "in_place": in_place,
+    }  # fmt: skip
     executed, simulated = execute(schedule, times=times, slots=slots, **setting)
     assert first_difference(executed, simulated) is None
     free, _ = execute(schedule, times=times, slots=None, **setting)
