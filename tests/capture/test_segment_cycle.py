@@ -361,7 +361,9 @@ def test_what_cannot_be_captured_is_refused():
         capture_segments({}, inputs={}, slots=2)
     with pytest.raises(CaptureError, match="1 functions, 0 slots"):
         capture_segments({F: lambda x: Tensor(x) * 2.0}, inputs={F: (x,)}, slots=0)
-    with pytest.raises(CaptureError, match="inputs for 'backward', but the functions are forward"):
+    with pytest.raises(
+        CaptureError, match="inputs or a message for 'backward', but the functions are forward"
+    ):
         capture_segments({F: lambda: None}, inputs={"backward": (x,)}, slots=1)
     with pytest.raises(CaptureError, match="forward launched nothing"):
         capture_segments({F: lambda x: x}, inputs={F: (x,)}, slots=1)
