@@ -115,30 +115,36 @@ class Patience:
     ) -> None:
         self._board, self._limits, self._is_stopped = board, limits, is_stopped
         self.asked = frozenset(asked)
+        self._named: frozenset[int] = frozenset()
         self._watch = Stopwatch()
         self._seen = {rank: (board.status(rank).begun, 0.0) for rank in self.asked}
 
     def exhausted(self) -> tuple[int, float] | None:
-        """A rank that hangs, if there is one, and the limit in seconds that it has passed."""
+        """A rank that hangs, if there is one, and the limit in seconds that it has passed.
+
+        Each rank is named once. Those that the system has stopped come first: the others may be
+        quiet because of them.
+        """
         now_s = self._watch.look()
-        late: list[tuple[int, float]] = []
+        late: list[tuple[bool, int, float]] = []
         at_work = False
-        for rank in sorted(self.asked):
+        for rank in sorted(self.asked - self._named):
             status = self._board.status(rank)
             begun, since_s = self._seen[rank]
-            may_s = self._may_s(rank, status, now_s - since_s)
+            quiet_s = now_s - since_s
+            # The system is asked only once a stopped process would be late.
+            stopped = quiet_s > self._limits.hang_s and self._is_stopped(rank)
+            may_s = limit_s(self._limits, status, stopped)
             if status.begun != begun:
                 self._seen[rank] = status.begun, now_s
-            elif now_s - since_s > may_s:
-                late.append((rank, may_s))
+            elif quiet_s > may_s:
+                late.append((not stopped, rank, may_s))
                 continue
             at_work = at_work or status.waits_for is None
-        working = [each for each in late if self._board.status(each[0]).waits_for is None]
-        if working:
-            return working[0]
-        return late[0] if late and not at_work else None
-
-    def _may_s(self, rank: int, status: Status, quiet_s: float) -> float:
-        # The system is asked only once a stopped process would be late.
-        stopped = quiet_s > self._limits.hang_s and self._is_stopped(rank)
-        return limit_s(self._limits, status, stopped)
+        working = [each for each in late if self._board.status(each[1]).waits_for is None]
+        stuck = working or ([] if at_work else late)
+        if not stuck:
+            return None
+        _, rank, may_s = min(stuck)
+        self._named |= {rank}
+        return rank, may_s

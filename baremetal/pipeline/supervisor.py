@@ -225,7 +225,7 @@ class Supervisor:
 
     def _end_who_hangs(self, patience: Patience) -> None:
         found = patience.exhausted()
-        if found is not None and found[0] not in self._hangs:
+        if found is not None:
             rank, time_s = found
             self._hangs[rank] = f"{self._where(rank)}: {describe_hang(time_s)}"
             self._processes[rank].kill()

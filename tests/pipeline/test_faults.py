@@ -220,14 +220,25 @@ def test_a_launch_in_a_plan_is_progress(board):
 def test_who_compiles_does_not_hang(board):
     board.say(0, State.COMPUTING, 0, 0)
     patience = Patience(board, Limits(hang_s=-1.0), [0])
-    assert patience.exhausted() == (0, -1.0)
     board.compiling(0, True)
     assert board.status(0).state is State.COMPUTING
-    assert patience.exhausted() is None
+    assert patience.exhausted() is None  # that was progress
     assert patience.exhausted() is None
     board.compiling(0, False)
     assert patience.exhausted() is None  # that was progress
     assert patience.exhausted() == (0, -1.0)
+
+
+def test_each_is_named_once_and_first_who_is_stopped():
+    """The one that is quiet may be so because of the other."""
+    board = Board(np.zeros(board_bytes(3), np.uint8), 3)
+    patience = Patience(board, Limits(hang_s=-1.0), range(3), lambda rank: rank == 1)
+    assert patience.exhausted() == (1, -1.0)
+    patience.asked -= {0}  # it has answered
+    board.say(2, State.COMPUTING, 0, 0)
+    assert patience.exhausted() is None
+    assert patience.exhausted() == (2, -1.0)
+    assert patience.exhausted() is None
 
 
 def test_compiling_is_told_of_once_however_deep():
