@@ -30,6 +30,7 @@ from types import FrameType
 from typing import Any
 
 PAUSE_S = 0.001
+LOOK_S = 0.02  # how often one that waits for its moment looks whether it is still wanted
 
 
 class Interrupted(BaseException):
@@ -99,9 +100,13 @@ class Interruption:
 
         Args:
             patience_s: for what it had better finish.
-            is_needless: asked at the last moment: whether it has ended by itself.
+            is_needless: asked while that is waited for, and at the last moment: whether the work
+                has ended by itself.
         """
-        got = self._unbroken.acquire(timeout=patience_s)
+        deadline = time.monotonic() + patience_s
+        while not (got := self._unbroken.acquire(timeout=LOOK_S)):
+            if is_needless() or time.monotonic() > deadline:
+                break
         try:
             with self._deciding:
                 if self._is_allowed and not self._was_sent and not is_needless():

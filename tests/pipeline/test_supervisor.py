@@ -151,6 +151,30 @@ def test_in_a_command_the_message_is_that_of_the_command_and_there_is_one():
 
 
 @needs_signals
+def test_without_such_work_the_next_command_says_it():
+    with ranks() as supervisor:
+        supervisor.call("echo", "hello")
+        kill(supervisor, 1)
+        supervisor._processes[1].join()
+        with pytest.raises(RankError, match="rank 1, between two commands: its process ended"):
+            supervisor.call("echo", "anybody?")
+
+
+@needs_signals
+@pytest.mark.parametrize("what", ["command", "answer"])
+def test_a_rank_that_is_stopped_in_the_midst_of_a_long_message_is_found_out(what):
+    """More than a pipe holds: whoever waits for the rest of it waits for ever."""
+    said = r"^rank 1, between two commands: no progress for 0.5 s"
+    with ranks(hang_s=0.5) as supervisor:
+        supervisor.call("echo", "hello")
+        if what == "command":
+            os.kill(supervisor.process_ids[1], signal.SIGSTOP)
+        command = ("echo", bytes(LONG_B)) if what == "command" else ("answer_half",)
+        with pytest.raises(RankError, match=said):
+            supervisor.call(*command)
+
+
+@needs_signals
 def test_a_rank_that_is_stopped_while_it_prepares_or_compiles_is_found_out():
     with (
         ranks(hang_s=0.5) as supervisor,
