@@ -1,5 +1,8 @@
 """After a failure: back to the last good checkpoint and to the same bits; or how to go on."""
 
+import os
+import threading
+
 import numpy as np
 import pytest
 
@@ -7,9 +10,12 @@ from baremetal.checkpoint import load_checkpoint, save_checkpoint
 from baremetal.pipeline.errors import RankError
 from baremetal.train.command import starting_values, train
 from baremetal.train.config import TrainConfig
+from baremetal.train.pipelined import PipelineTrainer
 from baremetal.train.restart import MOST_RESTARTS, Restarts, fit_or_say_how_to_go_on
 from baremetal.train.run_folder import RunFolder
+from baremetal.train.trainer import Trainer
 
+LONG_S = 60.0  # nothing here waits so long, unless it is broken
 SIZES = {
     "stages": 2, "schedule": "zb-h1", "batch": 4, "microbatches": 2, "layers": 2, "width": 16,
     "heads": 2, "context": 16, "steps": 6, "warmup": 1, "eval_every": 100, "eval_batches": 1,
@@ -39,6 +45,46 @@ def test_a_restarted_run_ends_with_the_bits_of_one_that_was_never_interrupted(tm
         in said[1]
     )
     assert said[1].endswith("; restarted from step 4")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no signals")
+def test_a_death_while_the_leader_evaluates_or_saves_ends_that(tmp_path, monkeypatch, capsys):
+    """It would never be done with it by itself; but a checkpoint that it was writing is whole."""
+    train(TrainConfig(**SIZES, out=str(tmp_path), name="smooth"), quiet=True)
+    evaluate, save = PipelineTrainer.evaluate, Trainer.save
+    killed = []
+
+    def kill(trainer, rank):
+        killed.append(trainer.step)
+        process = trainer.ranks.ranks._processes[rank]
+        process.kill()
+        process.join()
+
+    def evaluate_for_ever(trainer):
+        if not killed:
+            kill(trainer, 1)
+            threading.Event().wait(LONG_S)
+            raise AssertionError("nothing has ended it")
+        return evaluate(trainer)
+
+    def save_without_ranks(trainer, best=False):
+        dies = trainer.step == 4 and len(killed) == 1
+        if dies:
+            kill(trainer, 0)
+        save(trainer, best)
+
+    monkeypatch.setattr(PipelineTrainer, "evaluate", evaluate_for_ever)
+    monkeypatch.setattr(Trainer, "save", save_without_ranks)
+    sizes = SIZES | {"eval_every": 2}
+    train(TrainConfig(**sizes, out=str(tmp_path), name="rough", restart=True))
+    assert tensors(tmp_path / "rough") == tensors(tmp_path / "smooth")
+    assert killed == [2, 4]
+    said = [line for line in capsys.readouterr().out.splitlines() if "; restarted from" in line]
+    dead = "between two commands: its process ended without a word (killed by signal 9, SIGKILL)"
+    assert said == [
+        f"rank 1 (stage 1), {dead}; restarted from the beginning",
+        f"rank 0 (stage 0), {dead}; restarted from step 4",
+    ]
 
 
 class Failing:
