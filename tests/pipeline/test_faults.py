@@ -232,6 +232,8 @@ def test_who_compiles_does_not_hang(board):
 def test_each_is_named_once_and_first_who_is_stopped():
     """The one that is quiet may be so because of the other."""
     board = Board(np.zeros(board_bytes(3), np.uint8), 3)
+    for rank in range(3):
+        board.say(rank, State.COMPUTING, 0, 0)
     patience = Patience(board, Limits(hang_s=-1.0), range(3), lambda rank: rank == 1)
     assert patience.exhausted() == (1, -1.0)
     patience.asked -= {0}  # it has answered
