@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baremetal.cluster.errors import ClusterError
-from baremetal.cluster.events import Crowd, Gradients, Spread, draw_crowd, play_every_gpu
+from baremetal.cluster.events import Crowd, Spread, draw_crowd, play_every_gpu
 from baremetal.cluster.events.every_gpu import step_order
 from baremetal.cluster.events.reference import play_replica
 from baremetal.machine.link import Link
@@ -84,8 +84,9 @@ def test_one_slow_gpu_is_named_and_its_stage_waited_for():
 def test_gradients_go_at_the_pace_of_the_slowest_card_of_their_stage():
     schedule, crowd = make_schedule("gpipe", 2, 2, 1), ones(4, 2, 2)
     crowd.network[2, 1, 0] = 3.0
-    gradients = Gradients(np.array([1000, 100]))
-    found = play_every_gpu(schedule, Times.uniform(2, 10, 10, 10), crowd, gradients=gradients)
+    found = play_every_gpu(
+        schedule, Times.uniform(2, 10, 10, 10), crowd, gradients_ps=np.array([1000, 100])
+    )
     assert found.gradients_ps.tolist() == [1000, 300]
     assert found.step_ps == int((found.end_ps.max(axis=0) + found.gradients_ps).max())
 

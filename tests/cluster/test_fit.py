@@ -9,7 +9,8 @@ from baremetal.cluster.cost.constants import find_constants
 from baremetal.cluster.cost.software import find_software
 from baremetal.cluster.models import find_model
 from baremetal.cluster.plan import read_plan
-from baremetal.cluster.step.replica import make_setting, step_seconds
+from baremetal.cluster.step.pipeline import make_pipeline
+from baremetal.cluster.step.replica import make_setting, step_spent
 from baremetal.cluster.validation import fit as fitting
 from baremetal.cluster.validation.tables import Run, read_table
 from baremetal.machine.catalogue import find_cluster
@@ -22,8 +23,8 @@ def made_up(model, gpus, plan, constants):
     setting = make_setting(
         find_model(model), cluster, read_plan(plan, gpus), "bf16", software, constants
     )
-    return Run("made up", 0, model, f"h100:{gpus}", plan, "bf16", "", step_seconds(setting)[0],
-               None, "", "")  # fmt: skip
+    step_s = step_spent(setting, make_pipeline(setting)).total_s
+    return Run("made up", 0, model, f"h100:{gpus}", plan, "bf16", "", step_s, None, "", "")
 
 
 def rows(constants):

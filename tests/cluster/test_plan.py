@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baremetal.cluster.cost.stage import chunk_layers
+from baremetal.cluster.cost.held import chunk_layers
 from baremetal.cluster.errors import ClusterError
 from baremetal.cluster.plan import Plan, read_plan
 

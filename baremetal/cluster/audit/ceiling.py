@@ -3,16 +3,16 @@
 A step's time is a sum by cause (`step/`). Taking causes away one after the other splits the peak
 over what is reached into factors that multiply:
 
-    peak / reached = kernels x communication x bubble x precision's casts and memory x rest
+    peak / reached = memory x communication x bubble x rest x kernels
 
-    kernels         products at the peak instead of what their shapes reach
     memory          norms, activations, casts: everything bound by memory, for nothing
-    communication   every exchange hidden
-    bubble          every stage always busy
+    communication   every exchange within a stage, and of gradients, hidden
+    bubble          every stage always busy; with it, messages between stages
     rest            optimiser, launches, straggling, recomputation
+    kernels         products at the peak instead of what their shapes reach
 
-The order of removal is stated and fixed (the order above, from what remains when all others are
-gone); each factor alone, with the others left as they are, is Amdahl's reading:
+They are removed in this order, each from what the ones before have left; each alone, with the
+others as they are, is Amdahl's reading:
 
     alone = step / (step - what it takes)
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "memory": ("memory",),
-    "communication": ("tp", "cp", "ep", "pp", "data"),
+    "communication": ("tp", "cp", "ep", "data"),
     "bubble": ("bubble",),
     "rest": ("optimiser", "launches", "straggling", "recomputation"),
 }

@@ -15,7 +15,6 @@ Megatron's sequence parallelism (V. Korthikanti et al., arXiv 2205.05198, sectio
 all-reduce into two halves that move the same bytes, and gathers the input once more for W.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from baremetal.cluster.cost.software import Software
@@ -51,7 +50,8 @@ class Sizes:
         model, plan, software, precision: as given.
         seq: tokens of a sample.
         tokens: of a microbatch on this GPU, T.
-        split_tokens: of those, where sequence parallelism splits them.
+        split: into how many parts sequence parallelism splits them.
+        split_tokens: of those, in one part.
     """
 
     model: ModelDescription
@@ -65,8 +65,12 @@ class Sizes:
         return self.plan.mbs * self.seq / self.plan.cp
 
     @property
+    def split(self) -> int:
+        return self.plan.tp if self.plan.sp else 1
+
+    @property
     def split_tokens(self) -> float:
-        return self.tokens / (self.plan.tp if self.plan.sp else 1)
+        return self.tokens / self.split
 
     @property
     def tokens_bytes(self) -> float:
@@ -305,8 +309,12 @@ def head_actions(sizes: Sizes) -> Actions:
     return _between(plain, logits.plus(loss))
 
 
-def works(actions: Actions) -> Iterator[Work]:
-    """All work of all three."""
-    yield from actions.forward
-    yield from actions.input_gradient
-    yield from actions.weight_gradient
+def predictor_actions(sizes: Sizes) -> Actions:
+    """A module that predicts a further token: two vectors joined, a block, the head once more.
+
+    DeepSeek-V3, arXiv 2412.19437, section 2.2.
+    """
+    model = sizes.model
+    joined = linear(sizes, "join", 2 * model.width, model.width / sizes.plan.tp)
+    block = block_actions(sizes, model.layers - 1)
+    return joined.plus(block).plus(head_actions(sizes))

@@ -13,7 +13,7 @@ too few tiles for the chip. `constants.py` says what these are and where they ar
 
 from dataclasses import dataclass
 
-from baremetal.cluster.cost.constants import Constants, find_constants
+from baremetal.cluster.cost.constants import Constants
 from baremetal.cluster.cost.work import Product, Stream
 from baremetal.machine.chip import Chip
 
@@ -31,11 +31,6 @@ class Rates:
     chip: Chip
     constants: Constants
     host_overhead_s: float = 0.0
-
-    @classmethod
-    def of(cls, chip: Chip, host_overhead_s: float = 0.0) -> "Rates":
-        """Of a chip with its own constants."""
-        return cls(chip, find_constants(chip), host_overhead_s)
 
     @property
     def memory_Bps(self) -> float:  # noqa: N802  (B is bytes)

@@ -25,8 +25,8 @@ class Software:
         causal_attention: what the mask hides is not computed.
         recomputes_core: selective recomputation does the attention core again; with fused
             attention there is nothing to save by it.
-        hides_tp, hides_cp, hides_ep, hides_dp, hides_pp: share of the exchanges of each group that
-            runs beside arithmetic, at best.
+        hides_tp, hides_cp, hides_ep, hides_dp: share of the exchanges of each group that runs
+            beside arithmetic, at best.
         host_overhead_s: s from one launch to the next where the host is the limit.
         stream_passes: how many times the bytes move that the ideal fused kernels would move.
         gradient_bytes: of a weight's gradient as data parallel ranks exchange it.
@@ -44,7 +44,6 @@ class Software:
     hides_cp: float = 0.8
     hides_ep: float = 0.0
     hides_dp: float = 0.9
-    hides_pp: float = 0.5
     host_overhead_s: float = 0.0
     stream_passes: float = 1.0
     gradient_bytes: float = 4.0
@@ -67,5 +66,7 @@ def find_software(name: str) -> Software:
             f"unknown software '{name}': {nearest(name, known)}there are {', '.join(known)}"
         )
     values = tomllib.loads((DATA / f"{name}.toml").read_text(encoding="utf-8"))
-    allowed = {field.name for field in fields(Software)}
-    return Software(**{key: value for key, value in values.items() if key in allowed})
+    known_fields = {field.name for field in fields(Software)}
+    if unknown := sorted(values.keys() - known_fields):
+        raise ClusterError(f"software {name}: unknown field '{unknown[0]}' in its file")
+    return Software(**values)

@@ -71,14 +71,12 @@ class Exchange:
         size_bytes: of the whole vector: what each rank ends with (all-gather), begins with
             (reduce-scatter, all-reduce), or sends in all (all-to-all, send).
         group: ``"tp"``, ``"cp"``, ``"ep"``, ``"dp"``, ``"pp"``.
-        times: how many of them.
     """
 
     name: str
     collective: Collective
     size_bytes: float
     group: str
-    times: float = 1
 
 
 Work = Product | Stream | Exchange

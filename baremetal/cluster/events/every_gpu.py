@@ -31,17 +31,6 @@ from baremetal.schedules.times import Times, step_durations
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """The exchange among the replicas of each stage, at the end of the pipeline.
-
-    Attributes:
-        duration_ps: of each stage's, between ordinary cards, (ranks,) int64.
-    """
-
-    duration_ps: np.ndarray
-
-
-@dataclass(frozen=True)
 class EveryGpu:
     """What happened in a step.
 
@@ -84,7 +73,7 @@ def play_every_gpu(
     times: Times,
     crowd: Crowd,
     *,
-    gradients: Gradients | None = None,
+    gradients_ps: np.ndarray | None = None,
     threads: int = 0,
     **setting: Any,
 ) -> EveryGpu:
@@ -94,7 +83,8 @@ def play_every_gpu(
         schedule: of every replica.
         times: of an ordinary group's actions.
         crowd: every GPU.
-        gradients: their exchange; None: there is none.
+        gradients_ps: of each stage's exchange among the replicas, between ordinary cards, (ranks,)
+            int64; None: there is none.
         threads: that work at it; 0: one for each processor.
         setting: link, size_bytes, host_overhead_ps as for `Simulator`; a size is that of one
             GPU's piece.
@@ -127,14 +117,17 @@ def play_every_gpu(
         )  # fmt: skip
 
     _in_threads(part, replicas, threads or os.cpu_count() or 1)
-    gradients_ps = _exchanged(gradients, crowd, ranks)
+    exchange_ps = np.zeros(ranks, np.int64)
+    if gradients_ps is not None:  # at the pace of the slowest card of a stage's rings
+        slowest = crowd.network.max(axis=(0, 2))
+        exchange_ps = np.rint(gradients_ps * slowest).astype(np.int64)
     return EveryGpu(
-        step_ps=int((end_ps.max(axis=0) + gradients_ps).max()),
+        step_ps=int((end_ps.max(axis=0) + exchange_ps).max()),
         pipeline_ps=int(end_ps.max()),
         end_ps=end_ps,
         busy_ps=busy_ps,
         late_ps=late_ps,
-        gradients_ps=gradients_ps,
+        gradients_ps=exchange_ps,
         events=replicas * width * (flat.steps + wiring.messages),
     )
 
@@ -150,13 +143,6 @@ def step_order(simulator: Simulator, duration_ps: np.ndarray) -> np.ndarray:
         simulator.wiring, simulator.reuses, simulator.occupancy_ps, simulator.flight_ps, duration_ps
     )
     return played.order
-
-
-def _exchanged(gradients: Gradients | None, crowd: Crowd, ranks: int) -> np.ndarray:
-    if gradients is None:
-        return np.zeros(ranks, np.int64)
-    slowest = crowd.network.max(axis=(0, 2))  # of the rings of each stage
-    return np.rint(gradients.duration_ps * slowest).astype(np.int64)
 
 
 def _in_threads(part: Any, replicas: int, threads: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from baremetal.cluster.cost.software import find_software
 from baremetal.cluster.models import find_model
+from baremetal.cluster.models.flops import CAUSAL, CONVENTIONS
 from baremetal.cluster.plan import Plan, read_plan
 from baremetal.cluster.step.replica import Prediction, predict
 from baremetal.machine.catalogue import find_cluster
@@ -66,10 +67,12 @@ def as_document(
         "step_time_s": found.step_time_s,
         "tokens_per_s": found.tokens / found.step_time_s,
         "tokens_per_s_per_gpu": found.tokens / found.step_time_s / found.gpus,
-        "tflops_per_gpu": found.tflops_per_gpu,
+        "tflops_per_gpu": found.tflops_per_gpu(),
         "peak_tflops": found.peak_flops / 1e12,
-        "mfu": found.mfu,
+        "mfu": found.mfu(),
         "hfu": found.hfu,
+        "flops_convention": CAUSAL.name,
+        "mfu_by_convention": {name: found.mfu(each) for name, each in CONVENTIONS.items()},
         "memory_bytes": sum(memory.values()),
         "usable_memory_bytes": cluster.chip.usable_memory_bytes,
         "memory_by_class_bytes": memory,

@@ -23,7 +23,8 @@ from baremetal.cluster.cost.constants import Constants, find_constants
 from baremetal.cluster.cost.software import Software, find_software
 from baremetal.cluster.models import ModelDescription, find_model
 from baremetal.cluster.plan import Plan, read_plan
-from baremetal.cluster.step.replica import make_setting, step_seconds
+from baremetal.cluster.step.pipeline import make_pipeline
+from baremetal.cluster.step.replica import make_setting, step_spent
 from baremetal.cluster.validation.tables import Run
 from baremetal.machine.catalogue import find_cluster
 from baremetal.machine.cluster import Cluster
@@ -76,7 +77,8 @@ class Row:
         setting = make_setting(
             self.model, self.cluster, self.plan, self.run.precision, software, constants
         )
-        return float(np.log(step_seconds(setting)[0] / self.run.step_s))
+        predicted_s = step_spent(setting, make_pipeline(setting)).total_s
+        return float(np.log(predicted_s / self.run.step_s))
 
 
 @dataclass
@@ -179,7 +181,8 @@ def write(found: Fitted, folder: Path) -> list[Path]:
     """Write the constants as the files that `cost/data/` holds; returns them."""
     files = {}
     for name, constants in found.chips.items():
-        lines = [f"# What a {name} and its links reach; cluster/validation/fit.py.", "[constants]"]
+        lines = [f"# {name}: baremetal validate --fit; meanings: cluster/cost/constants.py"]
+        lines.append("[constants]")
         lines += [f"{key} = {getattr(constants, key):.3g}" for key in CHIP]
         lines += ["", "[constants.most]"]
         lines += [f"{key} = {value:.3f}" for key, value in constants.most.items()]
@@ -188,7 +191,7 @@ def write(found: Fitted, folder: Path) -> list[Path]:
         if name in FIXED_SOFTWARE:
             continue
         lines = [
-            "# Overlap, and passes over memory; cluster/validation/fit.py.",
+            "# baremetal validate --fit; meanings: cluster/cost/software.py",
             f'name = "{name}"',
         ]
         lines += [f"{key} = {getattr(software, key):.3g}" for key in SOFTWARE]
