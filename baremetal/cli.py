@@ -474,7 +474,7 @@ def _run_schedule(arguments: Sequence[str]) -> int:
     return 0
 
 
-# ---------------------------------------------------------------- simulate
+# ---------------------------------------------------------------- simulate, validate, audit
 
 
 def _run_simulate(arguments: Sequence[str]) -> int:
@@ -484,17 +484,11 @@ def _run_simulate(arguments: Sequence[str]) -> int:
     return 0
 
 
-# ---------------------------------------------------------------- validate
-
-
 def _run_validate(arguments: Sequence[str]) -> int:
     from baremetal.cluster.validation.verbs import ValidateOptions, run_validate
 
     run_validate(_parse(ValidateOptions, "validate", arguments))
     return 0
-
-
-# ---------------------------------------------------------------- audit
 
 
 def _run_audit(arguments: Sequence[str]) -> int:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from baremetal.schedules.action import Action, Kind
+from baremetal.schedules.auto_numbers import Numbers
 from baremetal.schedules.auto_question import Question, lasts_ps, memory_of, transit_ps
 from baremetal.schedules.schedule import Schedule
 
@@ -41,24 +42,8 @@ ROUNDS = 3  # of small changes, at most
 EVENTS = 10_000_000  # steps that all small changes together may take: a second or two
 
 
-@dataclass(frozen=True)
-class Fold:
-    """A pipeline folded into a V, in whole numbers: 2p stages, r and 2p - 1 - r on rank r.
-
-    Attributes:
-        microbatches: m.
-        lasts_ps: F, I and W of each stage, host overhead included, (3, 2p) int64.
-        transit_ps: for how long a message to the next stage (row 0) and to the stage before (row 1)
-            keeps its link busy, and how long it then flies (rows 2 and 3), (4, 2p) int64.
-        limit: the most memory each rank may hold, (p,) int64.
-        memory: what an F takes, what its I and what its W give back, (3,) int64.
-    """
-
-    microbatches: int
-    lasts_ps: np.ndarray
-    transit_ps: np.ndarray
-    limit: np.ndarray
-    memory: np.ndarray
+class Fold(Numbers):
+    """A pipeline folded into a V: 2p stages, r and 2p - 1 - r on rank r."""
 
     def stages_of(self) -> np.ndarray:
         """Each rank's stages, down and up, (p, 2) int64."""

@@ -28,30 +28,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from baremetal.schedules.action import Action, Kind
+from baremetal.schedules.auto_numbers import Numbers
 from baremetal.schedules.schedule import Schedule
 
 PATIENCE = (0.0, 0.25, 0.5, 1.0)
 MORE = (0, 1, 2)
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of ranks with one stage each: all that a search needs to know of a pipeline.
-
-    Attributes:
-        microbatches: m.
-        lasts_ps: F, I and W of each rank, host overhead included, (3, p) int64.
-        transit_ps: for how long a message to the next rank (row 0) and to the rank before (row 1)
-            keeps its link busy, and how long it then flies (rows 2 and 3), (4, p) int64.
-        limit: the most memory each rank may hold, (p,) int64.
-        memory: what an F takes, what its I and what its W give back, (3,) int64.
-    """
-
-    microbatches: int
-    lasts_ps: np.ndarray
-    transit_ps: np.ndarray
-    limit: np.ndarray
-    memory: np.ndarray
+class Line(Numbers):
+    """A line of ranks with one stage each."""
 
     @property
     def ranks(self) -> int:
