@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from baremetal.cli import main
+from baremetal.cluster.audit.ceiling import ceiling
 from baremetal.cluster.cost.collectives import Group, Wires, collective_s
 from baremetal.cluster.cost.constants import find_constants
 from baremetal.cluster.cost.software import find_software
 from baremetal.cluster.models import find_model
+from baremetal.cluster.models.flops import CAUSAL, FULL
 from baremetal.cluster.plan import read_plan
 from baremetal.cluster.step import predict
 from baremetal.cluster.validation.predicted import judge
@@ -135,6 +137,44 @@ def test_bad_input_is_one_line(arguments, says, capsys):
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+
+
+def test_the_parts_of_a_ceiling_multiply_to_all_that_is_missing():
+    """A step of 10 s whose products would take 4 s at the peak."""
+    spent = {
+        "memory": 2.0,
+        "tp": 1.0,
+        "data": 1.0,
+        "bubble": 1.0,
+        "optimiser": 0.5,
+        "products": 4.5,
+    }
+    parts = {factor.name: factor for factor in ceiling(spent, 4.0)}
+    assert parts["memory"].product == parts["memory"].alone == pytest.approx(10 / 8)
+    assert parts["communication"].product == pytest.approx(8 / 6)
+    assert parts["communication"].alone == pytest.approx(10 / 8)
+    assert parts["bubble"].product == pytest.approx(6 / 5)
+    assert parts["rest"].product == pytest.approx(5 / 4.5)
+    assert parts["kernels"].product == pytest.approx(4.5 / 4)
+    product = 1.0
+    for factor in parts.values():
+        product *= factor.product
+    assert product == pytest.approx(10 / 4)
+
+
+def test_hardware_flops_have_what_is_computed_again():
+    none, full, selective = (
+        step(f"pp=4,mbs=1,gbs=256,recompute={way}") for way in ("none", "full", "selective")
+    )
+    assert none.hfu == none.mfu()
+    assert selective.hfu == selective.mfu()  # fused attention keeps nothing to compute again
+    assert 1.3 < full.hfu / full.mfu() < 4 / 3  # all but the head
+    old = predict(
+        find_model("megatron-22b"), find_cluster("a100:8"),
+        read_plan("tp=8,mbs=4,gbs=4,recompute=selective", 8), "fp16",
+    )  # fmt: skip
+    assert old.hfu > old.mfu()
+    assert old.mfu(FULL) > old.mfu(CAUSAL)
 
 
 def test_the_audit_says_what_ten_times_would_need(capsys):

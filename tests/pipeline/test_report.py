@@ -62,6 +62,12 @@ def test_a_latency_per_hop_is_counted_where_a_formula_knows_it():
     assert forms.makespan_with_transfer_ps == played.makespan_ps > forms.makespan_ps
 
 
+def test_work_that_takes_no_time_has_no_bubble():
+    schedule = make_schedule("1f1b", 2, 4, 1)
+    forms = closed_form(schedule, unit(schedule, f=0, i=0, w=0))
+    assert forms.figures()["bubble_makespan"] == forms.figures()["bubble_span"] == 0.0
+
+
 def test_a_schedule_that_only_borrows_a_name_has_no_closed_form():
     mine = Schedule("1f1b", 2, make_schedule("gpipe", 2, 2).ranks, ((0, 1),))
     assert closed_form(mine, unit(mine)) is None
